@@ -1,0 +1,82 @@
+"""Advantage actor-critic (Mnih et al. 2016, synchronous).
+
+    loss = value_loss_coef * mean((R - V)^2) - mean(A.detach() log pi(a)) - entropy_coef * H
+    A    = R - V, with R the n-step return (or generalized advantage estimation)
+
+One gradient step on the whole rollout of T steps in N environments; RMSprop.
+
+Deviations from the paper:
+1. Synchronous: one learner, N environments in step (as OpenAI Baselines and upstream).
+2. Gradients are clipped by global norm 0.5.
+3. The value loss has no factor 1/2; `--value-loss-coef 0.5` supplies it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, flag, make_optimizer, make_policy
+from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.returns import explained_variance
+from a2c_ppo_acktr.storage import RolloutStorage
+
+
+@dataclass
+class Config(ActorCriticConfig):
+    """Flags of A2C."""
+
+    optimizer: str = flag("rmsprop", "rmsprop (upstream) or adam", choices=("rmsprop", "adam"))
+    norm_adv: bool = flag(False, "normalize advantages over the rollout")
+
+    def without_effect(self) -> dict[str, str]:
+        """See `ActorCriticConfig`."""
+        alpha = {} if self.optimizer == "rmsprop" else {"alpha": f"has no effect with --optimizer {self.optimizer}"}
+        return super().without_effect() | alpha
+
+
+class A2C(Algorithm):
+    """See the module's docstring; arguments as in `Algorithm`."""
+
+    Config = Config
+    config: Config
+
+    def __init__(self, spaces: EnvSpaces, config: Config, device: torch.device) -> None:
+        super().__init__(spaces, config, device)
+        self.policy = make_policy(spaces, config).to(device)
+        self.optimizer = make_optimizer(config.optimizer, self.policy, lr=config.lr, eps=config.eps, alpha=config.alpha)
+
+    def update(self, storage: RolloutStorage) -> dict[str, Tensor | float]:
+        """One step on the rollout."""
+        config, policy = self.config, self.policy
+        with torch.no_grad():
+            storage.compute_returns(
+                policy.get_value,
+                gamma=config.gamma,
+                gae_lambda=config.gae_lambda if config.use_gae else None,
+                use_proper_time_limits=config.use_proper_time_limits,
+            )
+        batch = storage.whole(recurrent=policy.carry_size > 0)
+        values, log_probs, entropies = policy.evaluate_actions(
+            batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
+        )
+        advantages = batch.advantages
+        if config.norm_adv:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-5)
+        value_loss = (batch.returns - values).square().mean()
+        policy_loss = -(advantages * log_probs).mean()
+        entropy = entropies.mean()
+        loss = config.value_loss_coef * value_loss + policy_loss - config.entropy_coef * entropy
+
+        self.optimizer.zero_grad()
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        return {
+            "losses/value_loss": value_loss.detach(),
+            "losses/policy_loss": policy_loss.detach(),
+            "losses/entropy": entropy.detach(),
+            "losses/grad_norm": grad_norm,
+            "losses/explained_variance": explained_variance(storage.values, storage.returns),
+            "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
+        }

@@ -1,0 +1,143 @@
+"""What every algorithm is: tensors in, tensors out; and what the actor-critic ones share."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from a2c_ppo_acktr.collect import Collector
+from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, Step, Tree
+from a2c_ppo_acktr.model import BASES, Policy
+from a2c_ppo_acktr.storage import RolloutStorage
+from a2c_ppo_acktr.utils import UsageError
+
+if TYPE_CHECKING:
+    from a2c_ppo_acktr.envs import Envs
+
+
+def flag(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: Any = None) -> Any:
+    """A dataclass field that becomes a command-line flag; `low` and `high` bound its value (inclusive)."""
+    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass
+class ActorCriticConfig:
+    """Flags of every actor-critic learner; names and defaults are upstream's."""
+
+    lr: float = flag(7e-4, "learning rate", low=0)
+    eps: float = flag(1e-5, "epsilon of the optimizer's denominator", low=0)
+    alpha: float = flag(0.99, "smoothing constant of RMSprop", low=0, high=1)
+    gamma: float = flag(0.99, "discount of rewards", low=0, high=1)
+    use_gae: bool = flag(False, "generalized advantage estimation instead of n-step returns")
+    gae_lambda: float = flag(0.95, "lambda of generalized advantage estimation", low=0, high=1)
+    entropy_coef: float = flag(0.01, "weight of the entropy bonus")
+    value_loss_coef: float = flag(0.5, "weight of the value loss", low=0)
+    max_grad_norm: float = flag(0.5, "bound of the global norm of gradients", low=0)
+    use_proper_time_limits: bool = flag(
+        False, "bootstrap from the final observation where a time limit cut an episode; without it a limit is an end"
+    )
+    use_linear_lr_decay: bool = flag(False, "decay the learning rate to 0 over --num-env-steps")
+    recurrent_policy: bool = flag(False, "give the policy a GRU")
+    nn_base: str | None = flag(
+        None, "network (default: CNNBase for images, MLPBase for everything else)", choices=tuple(BASES)
+    )
+    nn_base_kwargs: dict[str, Any] = flag({}, "settings of the network, such as hidden_size=128")
+
+    def check(self, num_steps: int, num_processes: int) -> None:
+        """Raise `UsageError` where the settings cannot work together with the size of a rollout."""
+        if num_steps < 1:
+            raise UsageError(f"--num-steps {num_steps}: an on-policy learner needs at least 1 step per update")
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that the other settings switch off, with the reason."""
+        return {} if self.use_gae else {"gae_lambda": "has no effect without --use-gae"}
+
+
+def make_policy(spaces: EnvSpaces, config: ActorCriticConfig) -> Policy:
+    """The policy that the flags describe; `UsageError` names settings that its base does not know."""
+    try:
+        return Policy(
+            spaces.observation,
+            spaces.action,
+            base=config.nn_base,
+            base_kwargs=config.nn_base_kwargs,
+            recurrent=config.recurrent_policy,
+        )
+    except TypeError as error:
+        raise UsageError(f"--nn-base-kwargs {config.nn_base_kwargs}: {error}") from error
+
+
+def make_optimizer(name: str, module: nn.Module, *, lr: float, eps: float, alpha: float) -> torch.optim.Optimizer:
+    """`adam` or `rmsprop` over the parameters of `module`."""
+    if name == "adam":
+        return torch.optim.Adam(module.parameters(), lr=lr, eps=eps, fused=True)
+    return torch.optim.RMSprop(module.parameters(), lr=lr, eps=eps, alpha=alpha)
+
+
+class Algorithm(ABC):
+    """A learner. It sees spaces, a config and tensors; never environments, arguments, logs or files.
+
+    The defaults here are those of an actor-critic with a `Policy` and one optimizer.
+
+    Args:
+        spaces: of the environments.
+        config: an instance of the class's own `Config`.
+        device: where networks and storage live.
+    """
+
+    Config: ClassVar[type]
+    """Dataclass of the algorithm's hyper-parameters: the only place where they are named and explained."""
+    run_defaults: ClassVar[dict[str, Any]] = {}
+    """Defaults of run flags (num_steps, num_processes, ...) that differ from upstream's."""
+
+    policy: Any
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, spaces: EnvSpaces, config: Any, device: torch.device) -> None:
+        self.spaces, self.config, self.device = spaces, config, device
+        self.finished = False
+
+    @abstractmethod
+    def update(self, storage: Any) -> dict[str, Tensor | float]:
+        """Learn from what was collected; returns metrics as detached 0-d tensors under their TensorBoard tags."""
+
+    def initial_carry(self, num_envs: int) -> Tensor:
+        """The carry of environments that begin: `[N, H]` zeros."""
+        return torch.zeros(num_envs, self.policy.carry_size, device=self.device)
+
+    def act(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor], explore: bool) -> Decision:
+        """Choose actions for `obs: [N, ...]`; `explore` samples, else the most probable action is taken."""
+        value, action, log_prob, carry = self.policy.act(obs, carry, masks, signals, deterministic=not explore)
+        return Decision(action, carry, {"value": value, "log_prob": log_prob})
+
+    def observe(self, carry: Tensor, step: Step) -> Tensor:
+        """The carry after the environments answered."""
+        return carry
+
+    def schedule(self, env_steps: int, total: int) -> None:
+        """Set what depends on progress: the learning rate."""
+        if self.config.use_linear_lr_decay:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.lr * max(0.0, 1.0 - env_steps / total)
+
+    def make_storage(self, num_steps: int, num_envs: int) -> RolloutStorage:
+        """What the collector fills and `update` reads."""
+        return RolloutStorage(num_steps, num_envs, self.spaces, self.policy.carry_size, self.device)
+
+    def make_collector(self, envs: "Envs", storage: RolloutStorage) -> Collector:
+        """What steps the environments."""
+        return Collector(envs, self, storage)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning continues from."""
+        return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,272 @@
+"""The command line: run flags, and the flags of the chosen algorithm's Config."""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from a2c_ppo_acktr import checkpoint
+from a2c_ppo_acktr.algo import ALGORITHMS
+from a2c_ppo_acktr.algo.base import flag
+from a2c_ppo_acktr.presets import PRESETS
+from a2c_ppo_acktr.utils import UsageError
+
+ACTOR_CRITICS = ("a2c", "ppo", "acktr")
+UPSTREAM_PPO_FLAGS = ("ppo_epoch", "num_mini_batch", "clip_param")
+"""Upstream parses these for every algorithm: accepted with one line where they have no effect."""
+
+
+@dataclasses.dataclass
+class RunConfig:
+    """Flags that do not depend on the algorithm."""
+
+    algo: str = flag("a2c", "algorithm", choices=tuple(ALGORITHMS))
+    env_name: str = flag("PongNoFrameskip-v4", "any Gymnasium id, module:EnvId, or dm.<domain>.<task>")
+    num_env_steps: int = flag(10_000_000, "environment steps to train for, such as 1e6", low=1)
+    num_processes: int = flag(16, "environments", low=1)
+    num_steps: int = flag(5, "steps in each environment per update", low=0)
+    seed: int = flag(1, "of everything; environment i gets seed + i", low=0)
+    preset: str | None = flag(None, "published settings by name; flags given beside it win (see presets.py)")
+    resume: str | None = flag(None, "continue a run folder or checkpoint; without a value the newest run that fits")
+
+    env_kwargs: dict[str, Any] = flag({}, "keyword arguments of the environment, such as gravity=9.8 render_fps=30")
+    normalize_env: bool = flag(True, "normalize vector observations and rewards by running statistics")
+    frame_stack: int | None = flag(None, "images to stack (default: 4 for Atari, 1 elsewhere)", low=1)
+    vec_env: str = flag(
+        "auto", "environments in this process, or in one worker per core", choices=("auto", "dummy", "subproc")
+    )
+
+    log_dir: str | None = flag(None, "run folder (default: runs/<env>__<algo>__<seed>__<time>); nothing is deleted")
+    log_interval: int | None = flag(None, "updates between metric lines (default: lines at least 1 s apart)", low=1)
+    save_dir: str = flag("./trained_models/", "folder for <algo>/<env-name>.pt, a copy of the latest checkpoint")
+    save_interval: int | None = flag(None, "updates between checkpoints (default: at least 60 s apart)", low=1)
+    checkpoint_interval: int = flag(0, "updates between numbered checkpoints that are kept; 0 is none", low=0)
+    eval_interval: int | None = flag(None, "updates between evaluations (default: none)", low=1)
+    eval_episodes: int = flag(10, "episodes of an evaluation", low=1)
+
+    cuda: bool = flag(True, "use the GPU where there is one")
+    cuda_deterministic: bool = flag(False, "forbid nondeterministic kernels")
+    torch_threads: int | None = flag(None, "CPU threads (default: 1 for vectors, all cores for images)", low=1)
+
+    gail: bool = flag(False, "imitation learning around the learner")
+    gail_experts_dir: str = flag("./gail_experts", "folder of demonstrations")
+    gail_batch_size: int = flag(128, "batch of the discriminator", low=1)
+    gail_epoch: int = flag(5, "epochs of the discriminator per update", low=1)
+
+    config: Any = None
+    """The algorithm's own Config."""
+
+
+class Parser(argparse.ArgumentParser):
+    """No abbreviations; an error is one line and exit code 2."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `main` prints."""
+        raise UsageError(message)
+
+
+def parse(argv: Sequence[str] | None = None) -> RunConfig:
+    """The settings of a run.
+
+    Precedence: the flags given, the preset, the resumed run's settings, the algorithm's defaults, upstream's.
+
+    Raises:
+        UsageError: with one line for the user.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    first = _first_pass(argv)
+    stored: dict[str, Any] = {}
+    if "resume" in first:
+        wanted = {"env_name": RunConfig.env_name, "algo": RunConfig.algo, "seed": str(RunConfig.seed)} | vars(first)
+        first.resume = str(checkpoint.find_resumable(first.resume, wanted))
+        stored = checkpoint.load(first.resume)["settings"]
+    name = getattr(first, "algo", stored.get("algo", RunConfig.algo))
+    if name not in ALGORITHMS:
+        raise UsageError(f"--algo {name}: unknown; choose from {', '.join(ALGORITHMS)}")
+    algorithm = ALGORITHMS[name]
+
+    given: dict[str, Any] = {}
+    parser = make_parser(name)
+    if "preset" in first:
+        presets = PRESETS.get(name, {})
+        if first.preset not in presets:
+            raise UsageError(f"--preset {first.preset}: {name} has {', '.join(presets) or 'none'}")
+        given |= vars(_parse_strictly(parser, presets[first.preset].split()))
+    explicit = vars(_parse_strictly(parser, argv))
+    given |= explicit
+
+    run_values = algorithm.run_defaults | stored | given | {"algo": name, "resume": getattr(first, "resume", None)}
+    config = _fill(algorithm.Config, stored.get("config", {}) | given)
+    args = _fill(RunConfig, {**run_values, "config": config})
+    _check(args, explicit)
+    return args
+
+
+def to_plain(args: RunConfig) -> dict[str, Any]:
+    """The settings as nested plain dictionaries, for config.json and checkpoints."""
+    return dataclasses.asdict(args)
+
+
+def from_plain(settings: dict[str, Any]) -> RunConfig:
+    """Inverse of `to_plain`; settings that this version does not know are dropped."""
+    config = _fill(ALGORITHMS[settings["algo"]].Config, settings["config"])
+    return _fill(RunConfig, {**settings, "config": config})
+
+
+def make_parser(algorithm: str) -> Parser:
+    """The full parser of one algorithm."""
+    parser = Parser(prog="main.py", description=f"Train {algorithm}.")
+    add_flags(parser.add_argument_group("run"), RunConfig, ALGORITHMS[algorithm].run_defaults)
+    config = ALGORITHMS[algorithm].Config
+    add_flags(parser.add_argument_group(algorithm), config, {})
+    if algorithm in ACTOR_CRITICS:
+        ppo = ALGORITHMS["ppo"].Config
+        missing = set(UPSTREAM_PPO_FLAGS) - {field.name for field in dataclasses.fields(config)}
+        group = parser.add_argument_group("accepted for upstream's command lines, without effect")
+        add_flags(group, ppo, {}, only=missing)
+    return parser
+
+
+def add_flags(group: Any, config: type, defaults: dict[str, Any], only: set[str] | None = None) -> None:
+    """One flag per field of a dataclass."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if not field.metadata or (only is not None and field.name not in only):
+            continue
+        name, kind, meta = f"--{field.name.replace('_', '-')}", hints[field.name], field.metadata
+        default = defaults.get(field.name, field.default)
+        shown = "" if default is None or isinstance(default, dict | dataclasses._MISSING_TYPE) else default
+        text = meta["help"] + (f" (default: {shown})" if shown != "" and "(default:" not in meta["help"] else "")
+        text = text.replace("%", "%%")
+        if kind is bool:
+            action = argparse.BooleanOptionalAction if default else "store_true"
+            group.add_argument(name, action=action, help=text)
+        elif field.name == "resume":
+            group.add_argument(name, "--cont", nargs="?", const="", metavar="RUN", help=text)
+        elif typing.get_origin(kind) is dict:
+            group.add_argument(name, nargs="+", action=KeyValues, metavar="K=V", help=text)
+        else:
+            base = _without_none(kind)
+            metavar = "{" + ",".join(meta["choices"]) + "}" if meta["choices"] else base.__name__.upper()
+            group.add_argument(name, type=_reader(name, base, meta), metavar=metavar, help=text)
+
+
+def _without_none(kind: Any) -> Any:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next(part for part in typing.get_args(kind) if part is not type(None))
+    return kind
+
+
+def _reader(name: str, kind: type, meta: Any) -> Any:
+    """What argparse calls on the text of a flag: reads, checks bounds and choices."""
+
+    def read(text: str) -> Any:
+        try:
+            value = parse_int(text) if kind is int else kind(text)
+        except ValueError as error:
+            raise UsageError(f"{name} {text}: expected {'an integer' if kind is int else 'a number'}") from error
+        low, high, choices = meta["low"], meta["high"], meta["choices"]
+        if choices and value not in choices:
+            raise UsageError(f"{name} {text}: choose from {', '.join(choices)}")
+        if value != value or (low is not None and value < low) or (high is not None and value > high):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise UsageError(f"{name} {text}: expected {bounds if low is not None else 'a number'}")
+        return value
+
+    return read
+
+
+def bounded_int(name: str, low: int) -> Any:
+    """What argparse calls on the text of an integer flag that has a lower bound."""
+    return _reader(name, int, {"low": low, "high": None, "choices": None})
+
+
+def parse_int(text: str) -> int:
+    """An integer, also as 1e6 or 10_000."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise ValueError(text) from None
+        return int(number)
+
+
+class KeyValues(argparse.Action):
+    """`k=v k=v` into a dictionary of ints, floats, True, False, None, lists and strings."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Store the dictionary."""
+        pairs = {}
+        for pair in values:
+            key, equals, value = pair.partition("=")
+            if not equals or not key.isidentifier():
+                raise UsageError(f"{option_string} {pair}: expected name=value")
+            pairs[key] = read_value(value)
+        setattr(namespace, self.dest, pairs)
+
+
+def read_value(text: str) -> Any:
+    """A Python literal without code: int, float, True, False, None, [list, of, these], else the text itself."""
+    constants = {"True": True, "False": False, "None": None}
+    if text in constants:
+        return constants[text]
+    if text.startswith("[") and text.endswith("]"):
+        return [read_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text.strip("'\"")
+
+
+def _first_pass(argv: list[str]) -> argparse.Namespace:
+    """What decides which flags there are."""
+    parser = Parser(add_help=False)
+    parser.add_argument("--algo")
+    parser.add_argument("--env-name")
+    parser.add_argument("--seed")
+    parser.add_argument("--log-dir")
+    parser.add_argument("--preset")
+    parser.add_argument("--resume", "--cont", nargs="?", const="")
+    return parser.parse_known_args(argv)[0]
+
+
+def _parse_strictly(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+        algorithm = parser.description.split()[-1].rstrip(".") if parser.description else ""
+        raise UsageError(
+            f"{unknown[0]}: unknown flag for {algorithm}" + (f"; did you mean {close[0]}?" if close else "")
+        )
+    return namespace
+
+
+def _fill(config: type, values: dict[str, Any]) -> Any:
+    names = {field.name for field in dataclasses.fields(config)}
+    return config(**{name: value for name, value in values.items() if name in names})
+
+
+def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
+    """Refuse what cannot work; say in one line what has no effect."""
+    if args.gail:
+        raise UsageError("--gail: imitation learning is not part of this version")
+    args.config.check(args.num_steps, args.num_processes)
+    reasons = dict.fromkeys(UPSTREAM_PPO_FLAGS, f"has no effect on {args.algo}") if args.algo in ACTOR_CRITICS else {}
+    for field in dataclasses.fields(args.config):
+        reasons.pop(field.name, None)
+    reasons |= dict.fromkeys(("gail_experts_dir", "gail_batch_size", "gail_epoch"), "has no effect without --gail")
+    reasons |= args.config.without_effect()
+    idle = [f"--{name.replace('_', '-')} {reasons[name]}" for name in explicit if name in reasons]
+    if idle:
+        print(f"warning: {'; '.join(idle)}", file=sys.stderr)

@@ -1,0 +1,118 @@
+"""The collector: T steps of N environments into a storage."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from a2c_ppo_acktr.interfaces import Ended, Episode, Step, StepArrays
+from a2c_ppo_acktr.spaces import to_tensor
+
+if TYPE_CHECKING:
+    from a2c_ppo_acktr.algo.base import Algorithm
+    from a2c_ppo_acktr.envs import Envs
+
+
+class Stepper:
+    """Steps environments with an algorithm's actions; holds where every environment stands.
+
+    Args:
+        envs: N environments; they are reset here.
+        algorithm: what acts.
+    """
+
+    def __init__(self, envs: "Envs", algorithm: "Algorithm") -> None:
+        self.envs, self.algorithm, self.device = envs, algorithm, algorithm.device
+        self.obs = to_tensor(envs.reset(), self.device)
+        self.signals = to_tensor(envs.signals, self.device)
+        self.carry = algorithm.initial_carry(envs.num_envs)
+        self.masks = torch.zeros(envs.num_envs, device=self.device)
+
+    def step(self, explore: bool) -> tuple[Step, StepArrays]:
+        """Act once in every environment; the step as learning sees it, and as the environments gave it."""
+        decision = self.algorithm.act(self.obs, self.carry, self.masks, self.signals, explore)
+        arrays = self.envs.step_arrays(decision.action.cpu().numpy())
+        ended = None
+        if arrays.ended is not None:
+            indices = torch.from_numpy(arrays.ended.indices).to(self.device)
+            ended = Ended(indices, to_tensor(arrays.ended.final_obs, self.device), decision.carry[indices])
+        step = Step(
+            obs=self.obs,
+            masks=self.masks,
+            carry=self.carry,
+            signals=self.signals,
+            action=decision.action,
+            extras=decision.extras,
+            reward=torch.as_tensor(arrays.reward, dtype=torch.float32, device=self.device),
+            terminated=torch.from_numpy(arrays.terminated).to(self.device),
+            truncated=torch.from_numpy(arrays.truncated).to(self.device),
+            next_obs=to_tensor(arrays.obs, self.device),
+            next_carry=decision.carry,
+            ended=ended,
+        )
+        step = step._replace(next_carry=self.algorithm.observe(decision.carry, step))
+        self.obs, self.carry = step.next_obs, step.next_carry
+        self.masks = (~(step.terminated | step.truncated)).float()
+        self.signals = to_tensor(arrays.signals, self.device)
+        return step, arrays
+
+    def state_dict(self) -> dict[str, Any]:
+        """Observations, carries and, where they can be read, the environments' states."""
+        return {
+            "envs": self.envs.get_state(),
+            "obs": self.obs,
+            "signals": self.signals,
+            "carry": self.carry,
+            "masks": self.masks,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Continue; returns whether running episodes continue too (else every environment begins a new one)."""
+        if state["envs"] is None or len(state["masks"]) != self.envs.num_envs:
+            return False
+        self.envs.set_state(state["envs"])
+        self.obs, self.signals = to_tensor(state["obs"], self.device), to_tensor(state["signals"], self.device)
+        self.carry, self.masks = state["carry"].to(self.device), state["masks"].to(self.device)
+        return True
+
+
+def finished_episodes(arrays: StepArrays) -> list[Episode]:
+    """The whole episodes that ended in a step; a lost life, whose return is NaN, is none."""
+    if arrays.ended is None:
+        return []
+    rows = zip(arrays.ended.indices, arrays.ended.returns, arrays.ended.lengths, strict=True)
+    return [Episode(int(env), float(ret), int(length)) for env, ret, length in rows if not math.isnan(ret)]
+
+
+class Collector:
+    """T steps of N environments into a storage.
+
+    Args:
+        envs: N environments; they are reset here.
+        algorithm: what acts.
+        storage: what takes the steps; `storage.num_steps` of them are collected at a time.
+    """
+
+    def __init__(self, envs: "Envs", algorithm: "Algorithm", storage: Any) -> None:
+        self.stepper, self.storage = Stepper(envs, algorithm), storage
+        self.num_envs, self.env_steps = envs.num_envs, 0
+
+    @torch.inference_mode()
+    def collect(self) -> list[Episode]:
+        """Take `num_steps` steps in every environment; returns the episodes that finished."""
+        episodes: list[Episode] = []
+        for _ in range(self.storage.num_steps):
+            step, arrays = self.stepper.step(explore=True)
+            self.storage.insert(step)
+            episodes += finished_episodes(arrays)
+        self.env_steps += self.storage.num_steps * self.num_envs
+        return episodes
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count of steps, and the stepper's state."""
+        return {"env_steps": self.env_steps, "stepper": self.stepper.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Inverse of `state_dict`; returns what `Stepper.load_state_dict` does."""
+        self.env_steps = state["env_steps"]
+        return self.stepper.load_state_dict(state["stepper"])

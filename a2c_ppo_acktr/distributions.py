@@ -1,0 +1,210 @@
+"""Action distributions in closed form, and the heads that produce them from features.
+
+They follow torch.distributions in meaning and do without its validation, broadcasting and lazy properties, which cost
+more than the mathematics in the acting path. Leading axes are free (`[N]`, `[B]` or `[T, N]`, written `...`);
+`log_prob` and `entropy` always return `[...]`, summed over the dimensions of one action.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from a2c_ppo_acktr.spaces import UnsupportedSpace
+from a2c_ppo_acktr.utils import init_orthogonal
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Distribution(Protocol):
+    """What a policy needs of the distribution of one batch of actions."""
+
+    def sample(self) -> Tensor:
+        """Draw one action per row."""
+
+    def mode(self) -> Tensor:
+        """The most probable action per row."""
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log density or mass of `actions`: `[...]`."""
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats: `[...]`."""
+
+
+class Categorical:
+    """One of A actions. `logits: [..., A]` unnormalized; actions `[...]` int64."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.log_probs = logits.log_softmax(-1)
+
+    def sample(self) -> Tensor:
+        """Exponential race: argmax of p_a / e_a with e_a ~ Exp(1) is a with probability p_a."""
+        return (self.log_probs.exp() / torch.empty_like(self.log_probs).exponential_()).argmax(-1)
+
+    def mode(self) -> Tensor:
+        """The most probable action."""
+        return self.log_probs.argmax(-1)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log mass of `actions: [...]`."""
+        return self.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """-sum p log p; an action of probability 0 (logit -inf) contributes 0."""
+        return -(self.log_probs.exp() * self.log_probs.clamp(min=torch.finfo(self.log_probs.dtype).min)).sum(-1)
+
+
+class MultiCategorical:
+    """K independent categoricals. `logits: [..., sum(sizes)]`, block after block; actions `[..., K]` int64.
+
+    Args:
+        logits: unnormalized log masses.
+        columns: `[K, max(sizes)]` int64, the logit that each padded cell reads.
+        padding: `[K, max(sizes)]` bool, the cells beyond a block's end, which get probability 0. Padding lets K
+            categoricals cost as much as one.
+    """
+
+    def __init__(self, logits: Tensor, columns: Tensor, padding: Tensor) -> None:
+        self.blocks = Categorical(logits[..., columns].masked_fill(padding, -math.inf))
+
+    def sample(self) -> Tensor:
+        """One action per block."""
+        return self.blocks.sample()
+
+    def mode(self) -> Tensor:
+        """The most probable action of each block."""
+        return self.blocks.mode()
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log mass of `actions: [..., K]`, summed over blocks."""
+        return self.blocks.log_prob(actions).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Sum of the blocks' entropies."""
+        return self.blocks.entropy().sum(-1)
+
+
+class DiagGaussian:
+    """Independent normals. `mean: [..., A]`, `log_std: [A]` or `[..., A]`; actions `[..., A]`."""
+
+    def __init__(self, mean: Tensor, log_std: Tensor) -> None:
+        self.mean, self.log_std = mean, log_std
+
+    def sample(self) -> Tensor:
+        """Mean + std * N(0, 1)."""
+        return torch.addcmul(self.mean, self.log_std.exp(), torch.randn_like(self.mean))
+
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """-z^2 / 2 - log std - log(2 pi) / 2, summed over the dimensions of an action."""
+        z = (actions - self.mean) * (-self.log_std).exp()
+        return (-0.5 * z.square() - self.log_std - HALF_LOG_2PI).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """sum(1/2 + log(2 pi) / 2 + log std)."""
+        return (0.5 + HALF_LOG_2PI + self.log_std).sum(-1).expand(self.mean.shape[:-1])
+
+
+class Bernoulli:
+    """K independent coins. `logits: [..., K]`; actions `[..., K]` of 0 and 1."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    def sample(self) -> Tensor:
+        """Toss each coin."""
+        return (torch.rand_like(self.logits) < self.logits.sigmoid()).to(torch.int8)
+
+    def mode(self) -> Tensor:
+        """1 where it is the more probable side."""
+        return (self.logits > 0).to(torch.int8)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Sum of log sigmoid(logit) for 1 and log sigmoid(-logit) for 0, stable in both tails."""
+        return (actions * self.logits - nn.functional.softplus(self.logits)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """softplus(l) - l sigmoid(l), summed over coins."""
+        return (nn.functional.softplus(self.logits) - self.logits * self.logits.sigmoid()).sum(-1)
+
+
+def mask_logits(logits: Tensor, action_mask: Tensor | None) -> Tensor:
+    """Give invalid actions probability 0 at acting and at learning alike."""
+    return logits if action_mask is None else logits.masked_fill(action_mask == 0, -math.inf)
+
+
+class CategoricalHead(nn.Module):
+    """Features `[..., F]` to `Categorical`; small initial logits make the first policy nearly uniform."""
+
+    def __init__(self, num_features: int, num_actions: int) -> None:
+        super().__init__()
+        self.linear = init_orthogonal(nn.Linear(num_features, num_actions), gain=0.01)
+
+    def forward(self, features: Tensor, action_mask: Tensor | None = None) -> Categorical:
+        """The distribution at each row; `action_mask: [..., A]` is 0 where an action is invalid."""
+        return Categorical(mask_logits(self.linear(features), action_mask))
+
+
+class MultiCategoricalHead(nn.Module):
+    """Features `[..., F]` to `MultiCategorical` with blocks of the given sizes."""
+
+    columns: Tensor
+    padding: Tensor
+
+    def __init__(self, num_features: int, sizes: list[int]) -> None:
+        super().__init__()
+        self.linear = init_orthogonal(nn.Linear(num_features, sum(sizes)), gain=0.01)
+        size = torch.tensor(sizes).unsqueeze(1)
+        cell = torch.arange(max(sizes))
+        self.register_buffer("padding", cell >= size, persistent=False)
+        self.register_buffer("columns", (size.cumsum(0) - size) + cell.minimum(size - 1), persistent=False)
+
+    def forward(self, features: Tensor, action_mask: Tensor | None = None) -> MultiCategorical:
+        """The distribution at each row; `action_mask: [..., sum(sizes)]` is 0 where a choice is invalid."""
+        return MultiCategorical(mask_logits(self.linear(features), action_mask), self.columns, self.padding)
+
+
+class DiagGaussianHead(nn.Module):
+    """Features `[..., F]` to `DiagGaussian` whose log standard deviation is a parameter of its own, at first 0."""
+
+    def __init__(self, num_features: int, num_actions: int) -> None:
+        super().__init__()
+        self.mean = init_orthogonal(nn.Linear(num_features, num_actions), gain=1.0)
+        self.log_std = nn.Parameter(torch.zeros(num_actions))
+
+    def forward(self, features: Tensor) -> DiagGaussian:
+        """The distribution at each row."""
+        return DiagGaussian(self.mean(features), self.log_std)
+
+
+class BernoulliHead(nn.Module):
+    """Features `[..., F]` to `Bernoulli`."""
+
+    def __init__(self, num_features: int, num_actions: int) -> None:
+        super().__init__()
+        self.linear = init_orthogonal(nn.Linear(num_features, num_actions), gain=1.0)
+
+    def forward(self, features: Tensor) -> Bernoulli:
+        """The distribution at each row."""
+        return Bernoulli(self.linear(features))
+
+
+def make_head(action_space: spaces.Space, num_features: int) -> nn.Module:
+    """The head that fits `action_space`; `UnsupportedSpace` names what would fit."""
+    if isinstance(action_space, spaces.Discrete):
+        return CategoricalHead(num_features, int(action_space.n))
+    if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1:
+        return MultiCategoricalHead(num_features, action_space.nvec.tolist())
+    if isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
+        return DiagGaussianHead(num_features, action_space.shape[0])
+    if isinstance(action_space, spaces.MultiBinary) and len(action_space.shape) == 1:
+        return BernoulliHead(num_features, action_space.shape[0])
+    raise UnsupportedSpace(
+        f"action space {action_space} is not supported; Discrete, flat MultiDiscrete, MultiBinary and Box are"
+    )

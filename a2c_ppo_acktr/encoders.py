@@ -1,0 +1,114 @@
+"""Observation to features: one encoder per kind of observation space, composed for Dict and Tuple."""
+
+import math
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from a2c_ppo_acktr.interfaces import Tree
+from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image, leaf_shape
+from a2c_ppo_acktr.utils import init_orthogonal
+
+SMALLEST_NATURE_IMAGE = 36
+
+
+class FlatEncoder(nn.Module):
+    """Vectors, numbers and choices as one float vector; no parameters.
+
+    Box and MultiBinary are flattened, Discrete and MultiDiscrete become one-hot.
+    """
+
+    def __init__(self, space: spaces.Space) -> None:
+        super().__init__()
+        self.num_axes = len(leaf_shape(space))
+        self.sizes: list[int] = []
+        self.starts: list[int] = []
+        if isinstance(space, spaces.Discrete):
+            self.sizes, self.starts = [int(space.n)], [int(space.start)]
+        elif isinstance(space, spaces.MultiDiscrete):
+            self.sizes, self.starts = space.nvec.ravel().tolist(), space.start.ravel().tolist()
+        self.output_size = sum(self.sizes) if self.sizes else int(np.prod(space.shape))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """`[..., *shape]` to `[..., output_size]`."""
+        if self.num_axes == 0:
+            obs = obs.unsqueeze(-1)
+        elif self.num_axes > 1:
+            obs = obs.flatten(-self.num_axes)
+        if self.sizes:
+            columns = [
+                nn.functional.one_hot(obs[..., i].long() - start, size)
+                for i, (size, start) in enumerate(zip(self.sizes, self.starts, strict=True))
+            ]
+            obs = torch.cat(columns, -1)
+        return obs if obs.dtype == torch.float32 else obs.float()
+
+
+class ImageEncoder(nn.Module):
+    """Images `[..., C, H, W]` to `[..., output_size]`: convolutions, then one fully connected layer, all ReLU.
+
+    From 36 pixels on, the network of Mnih et al. 2015 (32 8x8/4, 64 4x4/2) with upstream's last layer of 32 filters;
+    below, a 3x3 network that keeps the resolution of small grids (MinAtar, MiniGrid). uint8 is divided by 255, boolean
+    planes and floats are read as they are.
+
+    Args:
+        space: Box `[C, H, W]`.
+        hidden_size: width of the fully connected layer.
+        last_filters: filters of the third convolution of the large network (Nature: 64, upstream: 32).
+    """
+
+    def __init__(self, space: spaces.Space, hidden_size: int = 512, last_filters: int = 32) -> None:
+        super().__init__()
+        channels, height, width = leaf_shape(space)
+        relu_gain = math.sqrt(2)
+        if min(height, width) >= SMALLEST_NATURE_IMAGE:
+            layers = [(32, 8, 4, 0), (64, 4, 2, 0), (last_filters, 3, 1, 0)]
+        else:
+            layers = [(16, 3, 1, 1), (32, 3, 1, 1)]
+        modules: list[nn.Module] = []
+        for filters, kernel, stride, padding in layers:
+            convolution = nn.Conv2d(channels, filters, kernel, stride, padding)
+            modules += [init_orthogonal(convolution, relu_gain), nn.ReLU()]
+            channels = filters
+            height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
+        linear = init_orthogonal(nn.Linear(channels * height * width, hidden_size), relu_gain)
+        self.network = nn.Sequential(*modules, nn.Flatten(), linear, nn.ReLU())
+        self.output_size = hidden_size
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Any number of leading axes is folded into the batch of the convolutions and unfolded again."""
+        lead = obs.shape[:-3]
+        images = obs.reshape(-1, *obs.shape[-3:])
+        scaled = images.float().div_(255.0) if images.dtype == torch.uint8 else images.float()
+        return self.network(scaled).unflatten(0, lead)
+
+
+class CompositeEncoder(nn.Module):
+    """Dict and Tuple observations: the concatenated features of one encoder per entry."""
+
+    def __init__(self, space: spaces.Dict | spaces.Tuple, hidden_size: int = 512) -> None:
+        super().__init__()
+        self.keys: list[str] | range
+        if isinstance(space, spaces.Dict):
+            self.keys, parts = list(space.spaces), list(space.spaces.values())
+        else:
+            self.keys, parts = range(len(space.spaces)), list(space.spaces)
+        self.encoders = nn.ModuleList(make_encoder(part, hidden_size) for part in parts)
+        self.output_size = sum(encoder.output_size for encoder in self.encoders)
+
+    def forward(self, obs: Tree) -> Tensor:
+        """Concatenate the entries' features: `[..., output_size]`."""
+        return torch.cat([encoder(obs[key]) for key, encoder in zip(self.keys, self.encoders, strict=True)], -1)
+
+
+def make_encoder(space: spaces.Space, hidden_size: int = 512) -> nn.Module:
+    """The encoder that fits `space`, with attribute `output_size`; `UnsupportedSpace` where there is none."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return CompositeEncoder(space, hidden_size)
+    if is_image(space):
+        return ImageEncoder(space, hidden_size)
+    if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        return FlatEncoder(space)
+    raise UnsupportedSpace(f"observation space {space} is not supported; Box, Discrete, MultiDiscrete, MultiBinary are")

@@ -1,0 +1,200 @@
+"""From an environment's name to vectorized environments."""
+
+import functools
+import importlib
+import os
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from gymnasium.envs.registration import parse_env_id
+from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics
+
+from a2c_ppo_acktr.subproc import SubprocEnvs
+from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.vec_env import DummyEnvs, Envs, FrameStackEnvs, NormalizedEnvs
+from a2c_ppo_acktr.wrappers import ImageToChannelsFirst, has_channels_last, wrap_atari
+
+ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")
+DM_CONTROL = re.compile(r"dm\.(\w+)\.(\w+)$")
+ATARI_FRAME_STACK = 4
+
+
+def _import_atari() -> None:
+    ale_py = importlib.import_module("ale_py")
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner per environment
+    gym.register_envs(ale_py)
+
+
+def _import_dm_control() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # glfw says that there is no display; pictures come from EGL or OSMesa
+        importlib.import_module("shimmy")
+        importlib.import_module("dm_control.suite")
+
+
+def _import_mujoco() -> None:
+    importlib.import_module("mujoco").set_mju_user_warning(_drop_mujoco_warning)
+
+
+def _drop_mujoco_warning(message: str) -> None:
+    """MuJoCo would write MUJOCO_LOG.TXT into the working directory for a deprecated attribute in Gymnasium's files."""
+    if "deprecated" not in message:
+        warnings.warn(f"MuJoCo: {message}", stacklevel=2)
+
+
+FAMILIES: list[tuple[re.Pattern[str], str, Callable[[], Any]]] = [
+    (ATARI, "atari", _import_atari),
+    (re.compile(r"dm(\.|_control/)"), "dm_control", _import_dm_control),
+    (
+        re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w*|Pusher|Reacher|Swimmer|Walker2d)-v\d+$"),
+        "mujoco",
+        _import_mujoco,
+    ),
+    (re.compile(r"\w+BulletEnv-v\d+$"), "pybullet", lambda: importlib.import_module("pybullet_envs_gymnasium")),
+    (
+        re.compile(r"(LunarLander\w*|BipedalWalker\w*|CarRacing)-v\d+$"),
+        "box2d",
+        lambda: importlib.import_module("Box2D"),
+    ),
+    (re.compile(r"MiniGrid-"), "minigrid", lambda: importlib.import_module("minigrid")),
+    (re.compile(r"MinAtar/"), "minatar", lambda: importlib.import_module("minatar.gym").register_envs()),
+]
+"""Families of environments: ids, the extra of setup.py that installs them, and what registers them."""
+
+
+@functools.cache
+def resolve(env_id: str) -> str:
+    """The registered id that `env_id` stands for, after importing what registers it.
+
+    `dm.<domain>.<task>` becomes shimmy's id; a retired id the newest version of the same task, with one line.
+
+    Raises:
+        UsageError: an unknown id, or an extra that is not installed.
+    """
+    for pattern, extra, register in FAMILIES:
+        if pattern.match(env_id):
+            try:
+                register()
+            except ImportError as error:
+                raise UsageError(
+                    f"--env-name {env_id} needs the {extra} extra ({error}): pip install -e '.[{extra}]'"
+                ) from error
+    if dm := DM_CONTROL.match(env_id):
+        env_id = f"dm_control/{dm[1]}-{dm[2]}-v0"
+    module, colon, registered = env_id.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UsageError(f"--env-name {env_id}: cannot import {module}: {error}") from error
+    try:
+        newest = _newest_if_retired(registered)
+        gym.spec(newest)
+    except gym.error.Error as error:
+        raise UsageError(f"--env-name {env_id}: {' '.join(str(error).split())}") from error
+    return newest
+
+
+def _newest_if_retired(env_id: str) -> str:
+    """The newest version of a task whose asked version Gymnasium has retired; any other id as it is."""
+    namespace, name, version = parse_env_id(env_id)
+    spec = gym.registry.get(env_id)
+    moved_out = spec is not None and getattr(spec.entry_point, "__name__", "") == "_raise_mujoco_py_error"
+    versions = [s.version for s in gym.registry.values() if (s.namespace, s.name) == (namespace, name)]
+    newest = max((v for v in versions if v is not None), default=None)
+    if version is None or newest is None or newest <= version or (spec is not None and not moved_out):
+        return env_id
+    current = f"{f'{namespace}/' if namespace else ''}{name}-v{newest}"
+    print(f"{env_id} has been retired by Gymnasium: running {current}", flush=True)
+    return current
+
+
+def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render_mode: str | None = None) -> gym.Env:
+    """One environment by its resolved id, wrapped so that images are channels first and statistics are kept.
+
+    Raises:
+        UsageError: the environment does not accept `env_kwargs`, or lacks something to start.
+    """
+    kwargs: dict[str, Any] = dict(env_kwargs or {})
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    atari = ATARI.match(env_id) is not None
+    if atari:
+        kwargs["frameskip"] = 1
+    resolve(env_id)  # registers it, in a worker process too
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*out of date.*")
+        warnings.filterwarnings("ignore", message=".*obs_type.*")
+        try:
+            env = gym.make(env_id, disable_env_checker=True, **kwargs)
+        except (TypeError, gym.error.Error, ImportError) as error:
+            raise UsageError(f"--env-name {env_id}: {' '.join(str(error).split())}") from error
+    if atari:
+        return wrap_atari(env)
+    if env_id.startswith("dm_control/"):
+        env = FlattenObservation(env)
+    if env_id.startswith("MiniGrid-"):
+        env = importlib.import_module("minigrid.wrappers").ImgObsWrapper(env)  # the mission is a text
+    env = RecordEpisodeStatistics(env)
+    return ImageToChannelsFirst(env) if has_channels_last(env.observation_space) else env
+
+
+def make_vec_envs(
+    env_id: str,
+    num_envs: int,
+    *,
+    seed: int,
+    gamma: float = 0.99,
+    env_kwargs: dict[str, Any] | None = None,
+    vec_env: str = "auto",
+    normalize: bool = True,
+    frame_stack: int | None = None,
+    training: bool = True,
+    render_mode: str | None = None,
+) -> Envs:
+    """N environments behind `Envs`, seeded `seed`, `seed + 1`, ...
+
+    Args:
+        env_id: any registered id, `module:EnvId`, or `dm.<domain>.<task>`.
+        num_envs: N.
+        seed: of the first environment.
+        gamma: discount of reward normalization.
+        env_kwargs: keyword arguments of the environment.
+        vec_env: `dummy` (this process), `subproc` (one worker per core) or `auto`, which is `dummy`.
+        normalize: normalize observations and rewards where observations are vectors.
+        frame_stack: images to stack; None stacks 4 for Atari and none elsewhere.
+        training: False freezes the normalizer and leaves rewards as they are.
+        render_mode: as Gymnasium's.
+    """
+    resolved = resolve(env_id)
+    factory = functools.partial(make_env, resolved, env_kwargs, render_mode)
+    envs: Envs
+    if vec_env == "subproc":
+        envs = SubprocEnvs([factory] * num_envs, num_workers=min(num_envs, os.cpu_count() or 1))
+    else:
+        envs = DummyEnvs([factory] * num_envs)
+    envs.seed(seed)
+    if frame_stack is None:
+        frame_stack = ATARI_FRAME_STACK if ATARI.match(resolved) else 1
+    shape = envs.observation_space.shape
+    if frame_stack > 1:
+        if shape is None or len(shape) != 3:
+            envs.close()
+            raise UsageError(f"--frame-stack {frame_stack}: only images can be stacked, not {envs.observation_space}")
+        envs = FrameStackEnvs(envs, frame_stack)
+    if normalize and isinstance(envs.observation_space, spaces.Box) and len(shape or ()) == 1:
+        envs = NormalizedEnvs(envs, gamma=gamma, training=training)
+    return envs
+
+
+def describe(env_id: str) -> str | None:
+    """What a user should know of a family before comparing numbers; None where there is nothing to say."""
+    resolved = resolve(env_id)
+    if not ATARI.match(resolved):
+        return None
+    sticky = gym.spec(resolved).kwargs.get("repeat_action_probability", 0.0)
+    return f"{resolved}: frame skip 4, sticky actions {f'with probability {sticky}' if sticky else 'off'}"

@@ -1,0 +1,91 @@
+"""The tuples that pass between environments, collector, storage and algorithm. N environments, E ended episodes."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from torch import Tensor
+
+Tree = Any
+"""An array or tensor, or a dict or tuple of trees, in the shape of its space (see `spaces.py`)."""
+
+
+class EnvSpaces(NamedTuple):
+    """What an algorithm is told of its environments."""
+
+    observation: spaces.Space
+    action: spaces.Space
+    signals: dict[str, spaces.Space]
+    """Further arrays that come with each observation, such as `action_mask`."""
+
+
+class EndedArrays(NamedTuple):
+    """Episodes that ended in a step."""
+
+    indices: np.ndarray
+    """[E] int64, which environments."""
+    final_obs: Tree
+    """[E, ...] the observations that the resets replaced."""
+    returns: np.ndarray
+    """[E] undiscounted raw return of the whole episode; NaN where only a life was lost."""
+    lengths: np.ndarray
+    """[E] int64 agent steps of the whole episode."""
+
+
+class StepArrays(NamedTuple):
+    """One step of N environments, in NumPy; the caller owns the arrays."""
+
+    obs: Tree
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    ended: EndedArrays | None
+    """None where no episode ended, which is almost always."""
+    signals: dict[str, np.ndarray]
+
+
+class Decision(NamedTuple):
+    """What an algorithm decides on one batch of observations."""
+
+    action: Tensor
+    carry: Tensor
+    """[N, H] recurrent state or task context after reading the observation."""
+    extras: dict[str, Tensor]
+    """Tensors [N, ...] that `update` will want back, such as value and log_prob."""
+
+
+class Ended(NamedTuple):
+    """Tensors of `EndedArrays` that learning needs."""
+
+    indices: Tensor
+    final_obs: Tree
+    carry: Tensor
+    """[E, H] state after the last observation that was acted on, not reset: it values `final_obs`."""
+
+
+class Step(NamedTuple):
+    """One step of N environments as a storage sees it."""
+
+    obs: Tree
+    masks: Tensor
+    """[N] 0 where `obs` is the first of an episode."""
+    carry: Tensor
+    """[N, H] state before `obs` was read."""
+    signals: dict[str, Tensor]
+    action: Tensor
+    extras: dict[str, Tensor]
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    next_obs: Tree
+    """The next observation; where an episode ended, the first of the next one. The true successor is in `ended`."""
+    next_carry: Tensor
+    ended: Ended | None
+
+
+class Episode(NamedTuple):
+    """A finished episode."""
+
+    env: int
+    episode_return: float
+    length: int

@@ -1,0 +1,211 @@
+"""What a run tells: console, CSV files and TensorBoard."""
+
+import csv
+import json
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from a2c_ppo_acktr.utils import write_atomically
+
+RECENT_EPISODES = 100
+BAR_INTERVAL = 0.2
+
+
+class Clock:
+    """Whether something is due: every `interval` updates where the user said so, else every `seconds`."""
+
+    def __init__(self, interval: int | None, seconds: float) -> None:
+        self.interval, self.seconds = interval, seconds
+        self.last = time.monotonic()
+
+    def due(self, update: int) -> bool:
+        """Ask once per update; True restarts the wait."""
+        if self.interval is not None:
+            return update % self.interval == 0
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
+
+
+class Logger:
+    """Episodes and metrics of a run.
+
+    Args:
+        folder: run folder.
+        env_name: for the header of the monitor files.
+        num_envs: monitor files to write, `<rank>.monitor.csv`.
+        total_steps: where the progress bar ends.
+        state: what `state_dict` gave, to continue a run: rows that are newer are dropped.
+    """
+
+    def __init__(
+        self, folder: Path, env_name: str, num_envs: int, total_steps: int, state: dict[str, Any] | None = None
+    ) -> None:
+        self.folder, self.total_steps = folder, total_steps
+        state = state or {"step": 0, "progress_rows": 0, "monitor_rows": [0] * num_envs, "seconds": 0.0, "recent": []}
+        self.step = self.first_step = state["step"]
+        self.seconds_before = state["seconds"]
+        self.recent: deque[tuple[float, int]] = deque((tuple(e) for e in state["recent"]), maxlen=RECENT_EPISODES)
+        self.start = time.monotonic()
+        self.columns, self.progress_rows = _keep_rows(folder / "progress.csv", 1, state["progress_rows"])
+        header = json.dumps({"t_start": time.time(), "env_id": env_name})
+        self.monitors, self.monitor_rows = [], []
+        for rank in range(num_envs):
+            path, rows = folder / f"{rank}.monitor.csv", (state["monitor_rows"] + [0] * num_envs)[rank]
+            self.monitor_rows.append(_keep_rows(path, 2, rows)[1])
+            if not path.exists():
+                path.write_text(f"#{header}\nr,l,t\n")
+            self.monitors.append(path.open("a"))
+        self.tensorboard = SummaryWriter(str(folder), purge_step=self.step if self.step else None)
+        self.console = Console(highlight=False)
+        self.bar: Progress | None = None
+        if self.console.is_terminal:
+            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+            self.bar = Progress(*columns, console=self.console, refresh_per_second=2)
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=total_steps, completed=self.step)
+            self.bar_clock = Clock(None, BAR_INTERVAL)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, earlier parts of a resumed one included."""
+        return self.seconds_before + time.monotonic() - self.start
+
+    def episodes(self, episodes: Iterable[Any], step: int) -> None:
+        """Take in the episodes that finished, and where the run stands."""
+        self.step = step
+        for episode in episodes:
+            self.recent.append((episode.episode_return, episode.length))
+            row = f"{round(episode.episode_return, 6)},{episode.length},{round(self.seconds, 6)}\n"
+            self.monitors[episode.env].write(row)
+            self.monitor_rows[episode.env] += 1
+        if self.bar is not None and self.bar_clock.due(step):
+            self.bar.update(self.task, completed=step)
+
+    def write(self, metrics: dict[str, float], update: int, step: int) -> None:
+        """One line of metrics, everywhere."""
+        returns = [episode_return for episode_return, _ in self.recent]
+        charts = {"charts/SPS": (step - self.first_step) / max(time.monotonic() - self.start, 1e-9)}
+        if returns:
+            charts["charts/episodic_return"] = statistics.fmean(returns)
+            charts["charts/episodic_length"] = statistics.fmean(length for _, length in self.recent)
+        metrics = charts | metrics
+        for tag, value in metrics.items():
+            self.tensorboard.add_scalar(tag, value, step)
+        self._write_progress({"update": update, "step": step, "seconds": round(self.seconds, 3)} | metrics)
+        self._tell(metrics, update, step, returns)
+        self.flush()
+
+    def _tell(self, metrics: dict[str, float], update: int, step: int, returns: list[float]) -> None:
+        if self.bar is not None:
+            mean = f"return {statistics.fmean(returns):.1f} · " if returns else ""
+            text = f"{mean}{metrics['charts/SPS']:.0f} steps/s"
+            self.bar.update(self.task, completed=step, description=text)
+            return
+        lines = [f"Updates {update}, num timesteps {step}, FPS {metrics['charts/SPS']:.0f}"]
+        if returns:
+            lines.append(
+                f" Last {len(returns)} training episodes: mean/median reward "
+                f"{statistics.fmean(returns):.1f}/{statistics.median(returns):.1f}, "
+                f"min/max reward {min(returns):.1f}/{max(returns):.1f}"
+            )
+        rest = [(tag.partition("/")[2], value) for tag, value in metrics.items() if not tag.startswith("charts/")]
+        lines.append(" " + ", ".join(f"{name} {value:.4g}" for name, value in rest if not math.isnan(value)))
+        print("\n".join(lines), flush=True)
+
+    def _write_progress(self, row: dict[str, Any]) -> None:
+        path = self.folder / "progress.csv"
+        new = [key for key in row if key not in self.columns]
+        if new:
+            self.columns += new
+            _rewrite_with_columns(path, self.columns)
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns, restval="").writerow(row)
+        self.progress_rows += 1
+
+    def say(self, text: str) -> None:
+        """One line for the user, above the progress bar."""
+        if self.bar is not None:
+            self.bar.console.print(text, markup=False)
+        else:
+            print(text, flush=True)
+
+    def table(self, rows: dict[str, str]) -> None:
+        """The end of a run, as a table."""
+        table = Table(show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows.items():
+            table.add_row(name, value)
+        self.console.print(table)
+
+    def mean_return(self) -> float | None:
+        """Mean training return of the last 100 episodes; None before 100."""
+        if len(self.recent) < RECENT_EPISODES:
+            return None
+        return statistics.fmean(episode_return for episode_return, _ in self.recent)
+
+    def flush(self) -> None:
+        """Push everything to the files."""
+        for monitor in self.monitors:
+            monitor.flush()
+        self.tensorboard.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where every file ends."""
+        self.flush()
+        return {
+            "step": self.step,
+            "progress_rows": self.progress_rows,
+            "monitor_rows": self.monitor_rows,
+            "seconds": self.seconds,
+            "recent": [list(episode) for episode in self.recent],
+        }
+
+    def close(self) -> None:
+        """Close files and bar."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.step)
+            self.bar.stop()
+        for monitor in self.monitors:
+            monitor.close()
+        self.tensorboard.close()
+
+
+def _keep_rows(path: Path, header_lines: int, rows: int) -> tuple[list[str], int]:
+    """Cut a CSV file down to its header and first `rows` rows; the columns of its last header line, and its rows."""
+    if not path.exists():
+        return [], 0
+    lines = path.read_text().splitlines(keepends=True)
+    kept = lines[: header_lines + rows]
+    if len(kept) < len(lines):
+        write_atomically(path, lambda temporary: temporary.write_text("".join(kept)) and None)
+    return next(csv.reader(kept[header_lines - 1 : header_lines]), []), max(0, len(kept) - header_lines)
+
+
+def _rewrite_with_columns(path: Path, columns: list[str]) -> None:
+    """Give a CSV file further columns, empty in the rows that it has."""
+    rows: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)

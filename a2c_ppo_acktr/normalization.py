@@ -1,0 +1,92 @@
+"""Running mean and variance, and the normalizer of observations and rewards that is built on it."""
+
+from typing import Any
+
+import numpy as np
+
+
+class RunningMeanStd:
+    """Mean and variance of a stream, merged batch by batch (Chan et al. 1979, parallel variance).
+
+    Args:
+        shape: shape of one sample.
+        epsilon: weight of the prior (mean 0, variance 1) that keeps the first divisions finite.
+    """
+
+    def __init__(self, shape: tuple[int, ...] = (), epsilon: float = 1e-4) -> None:
+        self.mean = np.zeros(shape, np.float64)
+        self.var = np.ones(shape, np.float64)
+        self.count = epsilon
+
+    def update(self, batch: np.ndarray) -> None:
+        """Take in `batch: [B, *shape]`."""
+        self.merge(batch.mean(axis=0, dtype=np.float64), batch.var(axis=0, dtype=np.float64), len(batch))
+
+    def merge(self, mean: np.ndarray, var: np.ndarray, count: float) -> None:
+        """Take in the moments of another stream, as data-parallel workers do."""
+        total = self.count + count
+        delta = mean - self.mean
+        self.var = (self.var * self.count + var * count + delta**2 * (self.count * count / total)) / total
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values: mean, var and count."""
+        return {"mean": self.mean, "var": self.var, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`; tensors and arrays are both accepted."""
+        self.mean = np.array(state["mean"], np.float64)
+        self.var = np.array(state["var"], np.float64)
+        self.count = float(state["count"])
+
+
+class Normalizer:
+    """Observations to mean 0 and variance 1, rewards to unit variance of the discounted return (as OpenAI Baselines).
+
+    Args:
+        shape: shape of one observation.
+        num_envs: N, the environments whose discounted returns are followed.
+        gamma: discount of the return whose deviation scales rewards.
+        clip: bound of normalized observations and rewards.
+        epsilon: added to variances before the square root.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], num_envs: int, gamma: float, *, clip: float = 10.0, epsilon: float = 1e-8
+    ) -> None:
+        self.gamma, self.clip, self.epsilon = gamma, clip, epsilon
+        self.obs_rms = RunningMeanStd(shape)
+        self.return_rms = RunningMeanStd()
+        self.returns = np.zeros(num_envs, np.float64)
+        self.training = True
+
+    def normalize_obs(self, obs: np.ndarray) -> np.ndarray:
+        """`obs: [..., *shape]` in the environment's units to float32, clipped."""
+        scaled = (obs - self.obs_rms.mean) / np.sqrt(self.obs_rms.var + self.epsilon)
+        return np.clip(scaled, -self.clip, self.clip, dtype=np.float32, casting="same_kind")
+
+    def observe(self, obs: np.ndarray) -> np.ndarray:
+        """Take `obs: [N, *shape]` into the statistics (while training) and return it normalized."""
+        if self.training:
+            self.obs_rms.update(obs)
+        return self.normalize_obs(obs)
+
+    def normalize_reward(self, reward: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """Scale `reward: [N]` by the deviation of the running discounted return; `ended: [N]` restarts it."""
+        if self.training:
+            self.returns = self.returns * self.gamma + reward
+            self.return_rms.update(self.returns)
+            self.returns[ended] = 0.0
+        return np.clip(reward / np.sqrt(self.return_rms.var + self.epsilon), -self.clip, self.clip)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run or an evaluation needs."""
+        return {"obs": self.obs_rms.state_dict(), "return": self.return_rms.state_dict(), "returns": self.returns}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`; running returns restart where the number of environments differs."""
+        self.obs_rms.load_state_dict(state["obs"])
+        self.return_rms.load_state_dict(state["return"])
+        returns = np.array(state["returns"], np.float64)
+        self.returns = returns if len(returns) == len(self.returns) else np.zeros_like(self.returns)

@@ -1,0 +1,20 @@
+"""Published settings, so that a row of the results table is one flag: `--preset NAME`, by algorithm."""
+
+PRESETS: dict[str, dict[str, str]] = {
+    "a2c": {
+        # Stable-Baselines3's RL Zoo, CartPole-v1
+        "classic": "--num-processes 8 --num-steps 5 --entropy-coef 0 --no-normalize-env",
+    },
+    "ppo": {
+        # Stable-Baselines3's RL Zoo, CartPole-v1 (the zoo decays the clip range too)
+        "classic": "--num-processes 8 --num-steps 32 --num-mini-batch 1 --ppo-epoch 20 --lr 1e-3 --gamma 0.98 "
+        "--use-gae --gae-lambda 0.8 --entropy-coef 0 --use-linear-lr-decay --no-normalize-env",
+        # upstream's README
+        "mujoco": "--use-gae --num-steps 2048 --num-processes 1 --lr 3e-4 --entropy-coef 0 --value-loss-coef 0.5 "
+        "--ppo-epoch 10 --num-mini-batch 32 --gamma 0.99 --gae-lambda 0.95 --use-linear-lr-decay "
+        "--use-proper-time-limits",
+        # upstream's README
+        "atari": "--use-gae --lr 2.5e-4 --clip-param 0.1 --value-loss-coef 0.5 --num-processes 8 --num-steps 128 "
+        "--num-mini-batch 4 --use-linear-lr-decay --entropy-coef 0.01",
+    },
+}

@@ -1,0 +1,213 @@
+"""A run: its folder, its clocks, what is saved and when."""
+
+import json
+import math
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from a2c_ppo_acktr import __version__, checkpoint
+from a2c_ppo_acktr.interfaces import Episode
+from a2c_ppo_acktr.logger import Clock, Logger
+from a2c_ppo_acktr.utils import get_rng_state, set_rng_state
+
+LINE_SECONDS, CHECKPOINT_SECONDS, BEST_SECONDS = 1.0, 60.0, 10.0
+RECORDED_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "mujoco", "ale-py")
+
+
+class Diverged(RuntimeError):
+    """A loss or gradient stopped being a number."""
+
+
+class Run:
+    """Logs and saves a training; continues one where `resumed` is a checkpoint.
+
+    Args:
+        settings: plain dictionary of every flag.
+        algorithm: the learner.
+        collector: what steps its environments.
+        normalizer: running statistics of observations, or None.
+        resumed: contents of a checkpoint, or None.
+    """
+
+    def __init__(
+        self, settings: dict[str, Any], algorithm: Any, collector: Any, normalizer: Any, resumed: dict[str, Any] | None
+    ) -> None:
+        self.settings, self.algorithm, self.collector, self.normalizer = settings, algorithm, collector, normalizer
+        self.update, self.best = 0, -math.inf
+        self.metrics: Mapping[str, Tensor | float] = {}
+        own_folder = checkpoint.run_folder_of(settings["resume"]) if resumed is not None else None
+        self.folder = own_folder or checkpoint.new_run_folder(
+            settings["log_dir"], settings["env_name"], settings["algo"], settings["seed"]
+        )
+        episodes_continue = resumed is None or self._restore(resumed)
+        logger_state = resumed["logger"] if resumed is not None else None
+        total = settings["num_env_steps"]
+        self.logger = Logger(self.folder, settings["env_name"], collector.num_envs, total, logger_state)
+        self._describe()
+        if resumed is not None:
+            self.logger.say(f"continuing {self.folder} at {collector.env_steps} steps")
+        if not episodes_continue:
+            self.logger.say("the environments' states cannot be restored: every running episode begins anew")
+        self.line_clock = Clock(settings["log_interval"], LINE_SECONDS)
+        self.save_clock = Clock(settings["save_interval"], CHECKPOINT_SECONDS)
+        self.best_clock = Clock(None, BEST_SECONDS)
+
+    @property
+    def latest(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "checkpoints" / "latest.pt"
+
+    def _describe(self) -> None:
+        packages = {}
+        for name in RECORDED_PACKAGES:
+            try:
+                packages[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                packages[name] = None
+        description = {
+            "settings": self.settings,
+            "command": shlex.join(sys.argv),
+            "version": __version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "packages": packages,
+        }
+        (self.folder / "config.json").write_text(json.dumps(description, indent=2, default=str) + "\n")
+        with (self.folder / "command.txt").open("a") as file:
+            file.write(description["command"] + "\n")
+
+    def after_update(self, episodes: Iterable[Episode], metrics: Mapping[str, Tensor | float]) -> None:
+        """Count the update, take in its episodes and write what is due."""
+        self.update += 1
+        self.metrics = metrics
+        self.logger.episodes(episodes, self.collector.env_steps)
+        if self.line_clock.due(self.update):
+            self.write_line()
+        if self.settings["eval_interval"] is None:
+            mean_return = self.logger.mean_return()
+            if mean_return is not None and mean_return > self.best and self.best_clock.due(self.update):
+                self._save_best(mean_return)
+        numbered = self.settings["checkpoint_interval"]
+        if self.save_clock.due(self.update):
+            self.save()
+        if numbered and self.update % numbered == 0:
+            self.save(self.folder / "checkpoints" / f"{self.update}.pt")
+
+    def evaluation_due(self) -> bool:
+        """Whether this update asks for an evaluation."""
+        interval = self.settings["eval_interval"]
+        return interval is not None and self.update % interval == 0
+
+    def record_evaluation(self, returns: Any, lengths: Any) -> None:
+        """Log an evaluation, and keep the checkpoint if it is the best so far."""
+        mean = float(returns.mean())
+        self.metrics = {
+            **self.metrics,
+            "eval/return_mean": mean,
+            "eval/return_std": float(returns.std()),
+            "eval/length_mean": float(lengths.mean()),
+        }
+        self.write_line()
+        self.logger.say(f" Evaluation using {len(returns)} episodes: mean reward {mean:.5f}")
+        if mean > self.best:
+            self._save_best(mean)
+
+    def write_line(self) -> None:
+        """Write the latest metrics."""
+        self.logger.write(self._finite_metrics(), self.update, self.collector.env_steps)
+
+    def _finite_metrics(self) -> dict[str, float]:
+        """Metrics as numbers.
+
+        Raises:
+            Diverged: a loss or gradient is not finite.
+        """
+        metrics = {tag: float(value) for tag, value in self.metrics.items()}
+        for tag, value in metrics.items():
+            if not math.isfinite(value) and tag != "losses/explained_variance":
+                raise Diverged(
+                    f"{tag} is {value} after {self.collector.env_steps} steps; the last good checkpoint stands: "
+                    f"{self.latest if self.latest.exists() else 'none'}"
+                )
+        return metrics
+
+    def save(self, path: Path | None = None) -> None:
+        """Write a checkpoint, `latest.pt` by default, and upstream's copy of the latest."""
+        self._finite_metrics()
+        target = path or self.latest
+        checkpoint.save(target, self.state_dict())
+        if path is None and self.settings["save_dir"]:
+            names = (self.settings["save_dir"], self.settings["algo"], self.settings["env_name"])
+            checkpoint.copy(target, checkpoint.upstream_path(*names))
+
+    def _save_best(self, mean_return: float) -> None:
+        self.best = mean_return
+        self.save(self.folder / "checkpoints" / "best.pt")
+
+    def finish(self, interrupted: bool) -> None:
+        """Write the last line and checkpoint, and tell the user where things are."""
+        if self.update and not interrupted:
+            self.write_line()
+        self.save()
+        mean_return = self.logger.mean_return()
+        if mean_return is not None and mean_return > self.best and self.settings["eval_interval"] is None:
+            self._save_best(mean_return)
+        self.logger.close()
+        recent = [episode_return for episode_return, _ in self.logger.recent]
+        rows = {
+            "environment steps": f"{self.collector.env_steps}",
+            "updates": f"{self.update}",
+            "time": f"{self.logger.seconds:.1f} s",
+            f"return, last {len(recent)} episodes": f"{sum(recent) / len(recent):.1f}" if recent else "none finished",
+            "run folder": str(self.folder),
+            "checkpoint": str(self.latest),
+        }
+        if interrupted:
+            rows["continue with"] = f"python main.py --resume {self.folder}"
+        self.logger.table(rows)
+
+    def close(self) -> None:
+        """Close the logger, however the run ended."""
+        self.logger.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run continues from."""
+        return {
+            "settings": self.settings,
+            "algorithm": self.algorithm.state_dict(),
+            "collector": self.collector.state_dict(),
+            "normalizer": self.normalizer.state_dict() if self.normalizer is not None else None,
+            "logger": self.logger.state_dict(),
+            "rng": get_rng_state(),
+            "update": self.update,
+            "best": self.best,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> bool:
+        """Inverse of `state_dict`; returns whether running episodes continue."""
+        self.algorithm.load_state_dict(state["algorithm"])
+        if self.normalizer is not None and state["normalizer"] is not None:
+            self.normalizer.load_state_dict(state["normalizer"])
+        episodes_continue = self.collector.load_state_dict(state["collector"])
+        self.update, self.best = state["update"], state["best"]
+        set_rng_state(state["rng"])
+        return episodes_continue
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with `+` where the tree differs from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if dirty.stdout else "")

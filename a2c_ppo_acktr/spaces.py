@@ -1,0 +1,116 @@
+"""Nested observations and actions: the only code that recurses into Dict and Tuple spaces.
+
+A *tree* is an array or tensor, or a dict or tuple of trees, in the shape of its Gymnasium space. Everything else in
+the project treats a tree as one value and goes through these functions.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from a2c_ppo_acktr.interfaces import Tree
+
+
+def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """Apply `function` to every leaf of `tree` (and the matching leaves of `others`)."""
+    if isinstance(tree, dict):
+        return {key: tree_map(function, value, *(other[key] for other in others)) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(tree_map(function, *values) for values in zip(tree, *others, strict=True))
+    return function(tree, *others)
+
+
+def first_leaf(tree: Tree) -> Any:
+    """Any one leaf: enough to ask for a length, a device or a dtype that all leaves share."""
+    while isinstance(tree, dict | tuple):
+        tree = next(iter(tree.values())) if isinstance(tree, dict) else tree[0]
+    return tree
+
+
+def space_map(function: Callable[[spaces.Space], Any], space: spaces.Space) -> Tree:
+    """The tree of `function(leaf space)` over a possibly nested space."""
+    if isinstance(space, spaces.Dict):
+        return {key: space_map(function, sub) for key, sub in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(space_map(function, sub) for sub in space.spaces)
+    return function(space)
+
+
+def leaf_shape(space: spaces.Space) -> tuple[int, ...]:
+    """Shape of one sample of a leaf space; `UnsupportedSpace` for spaces without a fixed shape."""
+    if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise UnsupportedSpace(f"{space} has no fixed shape; supported are Box, Discrete, MultiDiscrete, MultiBinary")
+    return space.shape
+
+
+class UnsupportedSpace(ValueError):
+    """A space that no network of this project can read or act in."""
+
+
+def torch_dtype(space: spaces.Space) -> torch.dtype:
+    """How a leaf is stored: pixels and flags as they are, integers as int64, every float as float32."""
+    dtype = np.dtype(space.dtype)
+    if dtype in (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.bool_)):
+        return {"u": torch.uint8, "i": torch.int8, "b": torch.bool}[dtype.kind]
+    return torch.int64 if dtype.kind in "iu" else torch.float32
+
+
+def zeros(space: spaces.Space, lead: Sequence[int], device: torch.device | str = "cpu") -> Tree:
+    """Tensors of zeros for `lead` samples of `space`: leaves are `[*lead, *leaf_shape]`."""
+    return space_map(lambda s: torch.zeros((*lead, *leaf_shape(s)), dtype=torch_dtype(s), device=device), space)
+
+
+def empty_arrays(space: spaces.Space, num: int) -> Tree:
+    """Uninitialised NumPy arrays of the space's own types for `num` samples."""
+    return space_map(lambda s: np.empty((num, *leaf_shape(s)), dtype=s.dtype), space)
+
+
+def assign(target: Tree, index: Any, source: Tree) -> None:
+    """`target[index] = source`, leaf by leaf."""
+    if isinstance(target, dict):
+        for key, leaf in target.items():
+            assign(leaf, index, source[key])
+    elif isinstance(target, tuple):
+        for leaf, value in zip(target, source, strict=True):
+            assign(leaf, index, value)
+    else:
+        target[index] = source
+
+
+def index(tree: Tree, key: Any) -> Tree:
+    """`tree[key]`, leaf by leaf."""
+    return tree_map(lambda leaf: leaf[key], tree)
+
+
+def concatenate(trees: Sequence[Tree]) -> Tree:
+    """Join trees of tensors or of arrays along their first axis."""
+    join = torch.cat if isinstance(first_leaf(trees[0]), Tensor) else np.concatenate
+    return tree_map(lambda *leaves: join(leaves), *trees)
+
+
+def flatten_lead(tree: Tree) -> Tree:
+    """Merge the first two axes of every leaf: `[T, N, ...]` to `[T * N, ...]`, without a copy."""
+    return tree_map(lambda leaf: leaf.flatten(0, 1), tree)
+
+
+def to_tensor(tree: Tree, device: torch.device | str = "cpu") -> Tree:
+    """Arrays to tensors on `device`, with the types of `torch_dtype`; shares memory where it can."""
+
+    def convert(leaf: Any) -> Tensor:
+        tensor = torch.as_tensor(leaf)
+        if tensor.dtype in (torch.float64, torch.float16):
+            tensor = tensor.float()
+        elif tensor.dtype in (torch.int32, torch.int16):
+            tensor = tensor.long()
+        return tensor.to(device, non_blocking=True)
+
+    return tree_map(convert, tree)
+
+
+def is_image(space: spaces.Space) -> bool:
+    """Whether a leaf space is a picture: three axes, already channels first."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3

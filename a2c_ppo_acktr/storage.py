@@ -1,0 +1,159 @@
+"""The rollout of an on-policy learner: T steps of N environments, `[T, N]` throughout."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step, Tree
+from a2c_ppo_acktr.returns import gae_advantages, n_step_returns
+from a2c_ppo_acktr.spaces import assign, concatenate, flatten_lead, index, zeros
+
+ValueFunction = Callable[[Tree, Tensor, Tensor], Tensor]
+"""V(obs, carry, masks): `[B]`."""
+
+
+class Batch(NamedTuple):
+    """Samples of a rollout: `[B]`, or `[T, n]` of whole environments for recurrent policies."""
+
+    obs: Tree
+    masks: Tensor
+    carry: Tensor
+    """`[n, H]` before the first step of each sequence; not indexed for feed-forward batches."""
+    signals: dict[str, Tensor]
+    actions: Tensor
+    values: Tensor
+    log_probs: Tensor
+    returns: Tensor
+    advantages: Tensor
+
+
+class RolloutStorage:
+    """A preallocated rollout, filled step by step and read in minibatches.
+
+    Args:
+        num_steps: T.
+        num_envs: N.
+        spaces: of the environments; observations are stored once, `[T + 1, N]`, pixels as uint8.
+        carry_size: H, the size of the recurrent state, kept for the first step only.
+        device: where everything lives.
+    """
+
+    def __init__(
+        self, num_steps: int, num_envs: int, spaces: EnvSpaces, carry_size: int, device: torch.device | str = "cpu"
+    ) -> None:
+        def per_step(dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(num_steps, num_envs, dtype=dtype, device=device)
+
+        self.num_steps, self.num_envs = num_steps, num_envs
+        self.obs = zeros(spaces.observation, (num_steps + 1, num_envs), device)
+        self.masks = torch.ones(num_steps + 1, num_envs, device=device)
+        self.carry = torch.zeros(num_envs, carry_size, device=device)
+        self.next_carry = self.carry
+        self.signals = {k: zeros(s, (num_steps, num_envs), device) for k, s in spaces.signals.items()}
+        self.actions = zeros(spaces.action, (num_steps, num_envs), device)
+        self.rewards, self.values, self.log_probs = per_step(), per_step(), per_step()
+        self.terminated, self.truncated = per_step(torch.bool), per_step(torch.bool)
+        self.returns, self.advantages = per_step(), per_step()
+        self.ended: list[tuple[int, Ended]] = []
+        self.t = 0
+
+    def insert(self, step: Step) -> None:
+        """Append one step; its extras must hold `value` and `log_prob`, each `[N]`."""
+        t = self.t
+        if t == 0:
+            assign(self.obs, 0, step.obs)
+            self.carry.copy_(step.carry)
+        assign(self.obs, t + 1, step.next_obs)
+        self.masks[t] = step.masks
+        for name, values in self.signals.items():
+            values[t] = step.signals[name]
+        self.actions[t] = step.action
+        self.values[t] = step.extras["value"]
+        self.log_probs[t] = step.extras["log_prob"]
+        self.rewards[t] = step.reward
+        self.terminated[t] = step.terminated
+        self.truncated[t] = step.truncated
+        if step.ended is not None:
+            self.ended.append((t, step.ended))
+        self.next_carry = step.next_carry
+        self.t = t + 1
+
+    def after_update(self) -> None:
+        """Forget the rollout."""
+        self.ended.clear()
+        self.t = 0
+
+    def compute_returns(
+        self, get_value: ValueFunction, *, gamma: float, gae_lambda: float | None, use_proper_time_limits: bool
+    ) -> None:
+        """Fill `returns` and `advantages` (= returns - values).
+
+        The values of the last observation and of all final observations are one call of `get_value`.
+
+        Args:
+            get_value: V.
+            gamma: discount.
+            gae_lambda: lambda of generalized advantage estimation; None for n-step returns.
+            use_proper_time_limits: bootstrap a truncated step from the value of its own final observation; without
+                it a time limit counts as a terminal state.
+        """
+        assert self.t == self.num_steps, f"the rollout holds {self.t} of {self.num_steps} steps"
+        ended_mask = self.terminated | self.truncated
+        masks = (~ended_mask[-1]).float()
+        next_values = torch.empty_like(self.values)
+        next_values[:-1] = self.values[1:]
+        last_obs = index(self.obs, -1)
+        if use_proper_time_limits and self.ended:
+            rows = [ended for _, ended in self.ended]
+            values = get_value(
+                concatenate([last_obs, *(row.final_obs for row in rows)]),
+                torch.cat([self.next_carry, *(row.carry for row in rows)]),
+                torch.cat([masks, masks.new_ones(sum(len(row.indices) for row in rows))]),
+            )
+            next_values[-1] = values[: self.num_envs]
+            times = torch.cat([torch.full_like(row.indices, t) for t, row in self.ended])
+            next_values[times, torch.cat([row.indices for row in rows])] = values[self.num_envs :]
+        else:
+            next_values[-1] = get_value(last_obs, self.next_carry, masks)
+        no_successor = self.terminated if use_proper_time_limits else ended_mask
+        discounts = gamma * (~no_successor).float()
+        continues = (~ended_mask).float()
+        if gae_lambda is None:
+            self.returns = n_step_returns(self.rewards, discounts, next_values, continues)
+            self.advantages = self.returns - self.values
+        else:
+            self.advantages = gae_advantages(self.rewards, discounts, self.values, next_values, continues, gae_lambda)
+            self.returns = self.advantages + self.values
+
+    def whole(self, recurrent: bool) -> Batch:
+        """The rollout as one batch: `[T * N]`, or `[T, N]` for recurrent policies."""
+        batch = Batch(
+            index(self.obs, slice(0, -1)),
+            self.masks[:-1],
+            self.carry,
+            self.signals,
+            self.actions,
+            self.values,
+            self.log_probs,
+            self.returns,
+            self.advantages,
+        )
+        if recurrent:
+            return batch
+        return Batch(*(field if name == "carry" else flatten_lead(field) for name, field in batch._asdict().items()))
+
+    def minibatches(self, num_mini_batch: int, recurrent: bool) -> Iterator[Batch]:
+        """Every sample once in random order, in `num_mini_batch` parts that differ by one sample at most.
+
+        Feed-forward parts are of single steps, recurrent ones of whole environments, so that a sequence keeps its time
+        order and starts from its stored carry.
+        """
+        batch = self.whole(recurrent)
+        count = self.num_envs if recurrent else self.num_steps * self.num_envs
+        assert 1 <= num_mini_batch <= count, f"{num_mini_batch} minibatches of {count} samples"
+        for chosen in torch.randperm(count, device=self.masks.device).tensor_split(num_mini_batch):
+            key = (slice(None), chosen) if recurrent else chosen
+            carry = batch.carry[chosen] if recurrent else batch.carry
+            yield Batch(*(carry if n == "carry" else index(f, key) for n, f in batch._asdict().items()))

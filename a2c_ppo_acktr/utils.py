@@ -1,0 +1,134 @@
+"""Small tools with one job each: errors for the user, seeding, initialisation, files."""
+
+import contextlib
+import math
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class UsageError(Exception):
+    """The user asked for something impossible: one line that says what would be accepted, exit code 2."""
+
+
+def init_orthogonal(module: ModuleT, gain: float = math.sqrt(2)) -> ModuleT:
+    """Give `module` orthogonal weights of the given gain and zero biases (Saxe et al. 2014); returns it."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if "weight" in name:
+            nn.init.orthogonal_(parameter, gain)
+        elif "bias" in name:
+            nn.init.zeros_(parameter)
+    return module
+
+
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed every random generator of the process; `deterministic` also forbids nondeterministic CUDA kernels."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True)
+
+
+def get_rng_state() -> dict[str, Any]:
+    """The state of every generator that `seed_everything` seeds, as plain values and tensors."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, internal, gauss_next = random.getstate()
+    state: dict[str, Any] = {
+        "python": [version, list(internal), gauss_next],
+        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Inverse of `get_rng_state`. CUDA generators are left alone where their number has changed."""
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state.get("cuda", ())) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+@contextlib.contextmanager
+def preserve_rng() -> Iterator[None]:
+    """Leave the random generators as they were, so that an evaluation does not change what is learned."""
+    state = get_rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` with a temporary name beside `path`, flush it to disk and rename it: never half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Interrupted(Exception):
+    """A signal asked the program to end; `signum` says which."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class StopOnSignals:
+    """While entered, Ctrl-C and SIGTERM set `requested`, so that a loop can leave at its next boundary.
+
+    If that does not come within `patience` seconds, or a second signal arrives, `Interrupted` is raised wherever the
+    program is.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, patience: float = 3.0) -> None:
+        self.patience = patience
+        self.requested: int | None = None
+
+    def __enter__(self) -> "StopOnSignals":
+        self._previous = {signum: signal.signal(signum, self._request) for signum in self.SIGNALS}
+        self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._give_up)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.boundary_reached()
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def boundary_reached(self) -> None:
+        """The loop has been left: nothing will be raised any more for the first signal."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _request(self, signum: int, frame: object) -> None:
+        if self.requested is not None:
+            raise Interrupted(signum)
+        self.requested = signum
+        signal.setitimer(signal.ITIMER_REAL, self.patience)
+
+    def _give_up(self, signum: int, frame: object) -> None:
+        raise Interrupted(self.requested or signum)

@@ -1,0 +1,311 @@
+"""Vectorized environments behind Stable-Baselines3's VecEnv, with a call that costs no dictionary per environment."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from a2c_ppo_acktr import env_state
+from a2c_ppo_acktr.interfaces import EndedArrays, EnvSpaces, StepArrays, Tree
+from a2c_ppo_acktr.normalization import Normalizer
+from a2c_ppo_acktr.spaces import assign, empty_arrays, index
+
+EnvFactory = Callable[[], gym.Env]
+
+
+class EnvironmentCrash(RuntimeError):
+    """An environment raised or its process died; the message says which and why."""
+
+
+class Envs(VecEnv):
+    """N environments in step, each reset by itself in the step that ends its episode.
+
+    `step_arrays` is what this project calls; `step_async`, `step_wait` and `step` give SB3's own view of the same, so
+    that SB3's wrappers fit around it.
+    """
+
+    signal_spaces: dict[str, spaces.Space]
+    signals: dict[str, np.ndarray]
+    """The signals that came with the latest observations."""
+    normalizer: Normalizer | None = None
+
+    @property
+    def spaces(self) -> EnvSpaces:
+        """What an algorithm needs to know."""
+        return EnvSpaces(self.observation_space, self.action_space, self.signal_spaces)
+
+    @abstractmethod
+    def step_arrays(self, actions: np.ndarray) -> StepArrays:
+        """Step every environment; `actions: [N, ...]` as an algorithm gives them (see `to_env_actions`)."""
+
+    @abstractmethod
+    def get_state(self) -> Any:
+        """The state of all environments as plain values; None where it cannot be read."""
+
+    @abstractmethod
+    def set_state(self, state: Any) -> None:
+        """Inverse of `get_state`."""
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """SB3's first half of a step."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Tree, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """SB3's second half: observations, rewards, dones, infos."""
+        step = self.step_arrays(self._actions)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if step.ended is not None:
+            for row, env in enumerate(step.ended.indices):
+                truncated = bool(step.truncated[env] and not step.terminated[env])
+                infos[env] = {
+                    "terminal_observation": index(step.ended.final_obs, row),
+                    "TimeLimit.truncated": truncated,
+                }
+                if not np.isnan(step.ended.returns[row]):
+                    infos[env]["episode"] = {"r": step.ended.returns[row], "l": step.ended.lengths[row], "t": 0.0}
+        return step.obs, step.reward, step.terminated | step.truncated, infos
+
+    def get_images(self) -> list[np.ndarray]:
+        """One RGB picture per environment."""
+        return self.env_method("render")
+
+
+def to_env_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
+    """The one place where a policy's actions become an environment's.
+
+    Box: clipped to the bounds, in the space's type. Discrete and MultiDiscrete: counted from their start.
+    """
+    if isinstance(space, spaces.Box):
+        return np.clip(actions, space.low, space.high, dtype=space.dtype, casting="same_kind")
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return actions + space.start
+    return actions
+
+
+class DummyEnvs(Envs):
+    """All environments in this process, one after the other."""
+
+    def __init__(self, factories: Sequence[EnvFactory]) -> None:
+        self.envs = [factory() for factory in factories]
+        first = self.envs[0]
+        self.signal_spaces = dict(getattr(first.unwrapped, "signal_spaces", {}))
+        super().__init__(len(self.envs), first.observation_space, first.action_space)
+
+    def reset(self) -> Tree:
+        """Begin a new episode everywhere, with the seeds of `seed` if they were just set."""
+        obs, self.signals = self.reset_arrays(self._seeds)
+        self._reset_seeds()
+        return obs
+
+    def reset_arrays(self, seeds: Sequence[int | None]) -> tuple[Tree, dict[str, np.ndarray]]:
+        """Begin a new episode everywhere; observations and signals."""
+        obs, infos = empty_arrays(self.observation_space, self.num_envs), []
+        for i, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+            first, info = env.reset(seed=seed)
+            assign(obs, i, first)
+            infos.append(info)
+        return obs, {k: np.stack([info[k] for info in infos]) for k in self.signal_spaces}
+
+    def step_arrays(self, actions: np.ndarray) -> StepArrays:
+        """See `Envs`."""
+        num, actions = self.num_envs, to_env_actions(self.action_space, actions)
+        obs, reward = empty_arrays(self.observation_space, num), np.empty(num)
+        terminated, truncated = np.empty(num, np.bool_), np.empty(num, np.bool_)
+        ended: list[tuple[int, Tree, float, int]] = []
+        signals = {k: np.empty((num, *space.shape), space.dtype) for k, space in self.signal_spaces.items()}
+        for i, env in enumerate(self.envs):
+            next_obs, reward[i], terminated[i], cut, info = env.step(actions[i])
+            truncated[i] = cut and not terminated[i]  # an end on the last allowed step is an end
+            if terminated[i] or truncated[i]:
+                statistics = info.get("episode", {"r": np.nan, "l": 0})
+                final_obs = next_obs
+                next_obs, info = env.reset()
+                ended.append((i, final_obs, statistics["r"], statistics["l"]))
+            assign(obs, i, next_obs)
+            for name, values in signals.items():
+                values[i] = info[name]
+        self.signals = signals
+        return StepArrays(obs, reward, terminated, truncated, self._ended_arrays(ended), signals)
+
+    def _ended_arrays(self, ended: list[tuple[int, Tree, float, int]]) -> EndedArrays | None:
+        if not ended:
+            return None
+        indices, finals, returns, lengths = zip(*ended, strict=True)
+        final_obs = empty_arrays(self.observation_space, len(ended))
+        for row, final in enumerate(finals):
+            assign(final_obs, row, final)
+        return EndedArrays(np.array(indices), final_obs, np.array(returns, float), np.array(lengths, np.int64))
+
+    def get_state(self) -> Any:
+        """See `Envs`."""
+        states = [env_state.get_state(env) for env in self.envs]
+        return None if any(state is None for state in states) else states
+
+    def set_state(self, state: Any) -> None:
+        """See `Envs`."""
+        for env, one in zip(self.envs, state, strict=True):
+            env_state.set_state(env, one)
+
+    def close(self) -> None:
+        """Close every environment."""
+        for env in self.envs:
+            env.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The attribute of each environment, looked for through its wrappers."""
+        return [self.envs[i].get_wrapper_attr(attr_name) for i in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute where a wrapper or the environment has it, else on the outermost wrapper."""
+        for i in self._get_indices(indices):
+            self.envs[i].set_wrapper_attr(attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Call a method of each environment."""
+        return [method(*args, **kwargs) for method in self.get_attr(method_name, indices)]
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        """Whether each environment has such a wrapper."""
+        return [_is_wrapped(self.envs[i], wrapper_class) for i in self._get_indices(indices)]
+
+
+def _is_wrapped(env: gym.Env, wrapper_class: type) -> bool:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, wrapper_class):
+            return True
+        env = env.env
+    return False
+
+
+class EnvsWrapper(Envs):
+    """Around other `Envs`: everything passes through."""
+
+    def __init__(self, envs: Envs, observation_space: spaces.Space | None = None) -> None:
+        self.envs = envs
+        self.signal_spaces = envs.signal_spaces
+        self.normalizer = envs.normalizer
+        super().__init__(envs.num_envs, observation_space or envs.observation_space, envs.action_space)
+
+    @property
+    def signals(self) -> dict[str, np.ndarray]:  # type: ignore[override]  # read-only here: the backend sets it
+        """The signals that came with the latest observations."""
+        return self.envs.signals
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the environments for their next reset: environment i with `seed + i`."""
+        return self.envs.seed(seed)
+
+    def reset(self) -> Tree:
+        """Begin a new episode everywhere."""
+        return self.envs.reset()
+
+    def step_arrays(self, actions: np.ndarray) -> StepArrays:
+        """See `Envs`."""
+        return self.envs.step_arrays(actions)
+
+    def get_state(self) -> Any:
+        """See `Envs`."""
+        return self.envs.get_state()
+
+    def set_state(self, state: Any) -> None:
+        """See `Envs`."""
+        self.envs.set_state(state)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.envs.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The attribute of each environment."""
+        return self.envs.get_attr(attr_name, indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of each environment."""
+        self.envs.set_attr(attr_name, value, indices)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Call a method of each environment."""
+        return self.envs.env_method(method_name, *args, indices=indices, **kwargs)
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        """Whether each environment has such a wrapper."""
+        return self.envs.env_is_wrapped(wrapper_class, indices)
+
+
+class NormalizedEnvs(EnvsWrapper):
+    """Vector observations and rewards normalized by running statistics, as SB3's VecNormalize.
+
+    Args:
+        envs: N environments with flat Box observations.
+        gamma: discount of the return that scales rewards.
+        training: whether statistics are updated and rewards scaled; an evaluation does neither.
+    """
+
+    normalizer: Normalizer
+
+    def __init__(self, envs: Envs, *, gamma: float, training: bool = True) -> None:
+        space = envs.observation_space
+        assert isinstance(space, spaces.Box)
+        super().__init__(envs, spaces.Box(-np.inf, np.inf, space.shape, np.float32))
+        self.normalizer = Normalizer(space.shape, envs.num_envs, gamma)
+        self.normalizer.training = training
+
+    def reset(self) -> Tree:
+        """Begin a new episode everywhere."""
+        self.normalizer.returns[:] = 0.0
+        return self.normalizer.observe(self.envs.reset())
+
+    def step_arrays(self, actions: np.ndarray) -> StepArrays:
+        """See `Envs`."""
+        step = self.envs.step_arrays(actions)
+        obs, reward, ended = self.normalizer.observe(step.obs), step.reward, step.ended
+        if self.normalizer.training:
+            reward = self.normalizer.normalize_reward(reward, step.terminated | step.truncated)
+        if ended is not None:
+            ended = ended._replace(final_obs=self.normalizer.normalize_obs(ended.final_obs))
+        return step._replace(obs=obs, reward=reward, ended=ended)
+
+
+class FrameStackEnvs(EnvsWrapper):
+    """The last `num_stack` images on the channel axis, oldest first; zeros before an episode's first image."""
+
+    def __init__(self, envs: Envs, num_stack: int) -> None:
+        space = envs.observation_space
+        assert isinstance(space, spaces.Box)
+        self.channels = space.shape[0]
+        tile = (num_stack, 1, 1)
+        stacked = spaces.Box(np.tile(space.low, tile), np.tile(space.high, tile), dtype=space.dtype.type)
+        super().__init__(envs, stacked)
+        self.frames = np.zeros((envs.num_envs, *stacked.shape), space.dtype)
+
+    def reset(self) -> Tree:
+        """Begin a new episode everywhere."""
+        self.frames[:] = 0
+        self.frames[:, -self.channels :] = self.envs.reset()
+        return self.frames.copy()
+
+    def step_arrays(self, actions: np.ndarray) -> StepArrays:
+        """See `Envs`."""
+        step, ended = self.envs.step_arrays(actions), None
+        self.frames[:, : -self.channels] = self.frames[:, self.channels :].copy()
+        if step.ended is not None:
+            final_obs = self.frames[step.ended.indices]
+            final_obs[:, -self.channels :] = step.ended.final_obs
+            ended = step.ended._replace(final_obs=final_obs)
+            self.frames[step.ended.indices] = 0
+        self.frames[:, -self.channels :] = step.obs
+        return step._replace(obs=self.frames.copy(), ended=ended)
+
+    def get_state(self) -> Any:
+        """The environments' state and the stacked frames."""
+        state = self.envs.get_state()
+        return None if state is None else {"envs": state, "frames": self.frames}
+
+    def set_state(self, state: Any) -> None:
+        """Inverse of `get_state`."""
+        self.envs.set_state(state["envs"])
+        self.frames[:] = np.asarray(state["frames"])

@@ -1,0 +1,156 @@
+"""Evaluate: `python evaluate.py --load-dir trained_models/ppo --env-name CartPole-v1 --num-episodes 100`."""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from a2c_ppo_acktr import algo, arguments, checkpoint
+from a2c_ppo_acktr.collect import Stepper, finished_episodes
+from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.interfaces import Step, StepArrays
+from a2c_ppo_acktr.spaces import UnsupportedSpace
+from a2c_ppo_acktr.utils import UsageError, seed_everything, write_atomically
+from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
+
+
+@torch.inference_mode()
+def evaluate(
+    algorithm: algo.Algorithm,
+    envs: Envs,
+    num_episodes: int,
+    *,
+    explore: bool = False,
+    on_step: Callable[[Step, StepArrays], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Play whole episodes with a frozen agent.
+
+    Every environment plays a quota fixed beforehand. Taking the first episodes to finish would favour short ones.
+
+    Args:
+        algorithm: the agent.
+        envs: N environments made with `training=False`; they are reset.
+        num_episodes: episodes in all; `num_episodes / N` in each environment, the remainder spread over the last ones.
+        explore: sample actions instead of taking the most probable.
+        on_step: called after each step of all environments.
+
+    Returns:
+        `returns` and `lengths`, `[num_episodes]`, raw and of whole episodes, environment after environment.
+    """
+    quota = [(num_episodes + i) // envs.num_envs for i in range(envs.num_envs)]
+    played: list[list[tuple[float, int]]] = [[] for _ in quota]
+    stepper = Stepper(envs, algorithm)
+    while any(len(own) < wanted for own, wanted in zip(played, quota, strict=True)):
+        step, arrays = stepper.step(explore)
+        for env, episode_return, length in finished_episodes(arrays):
+            if len(played[env]) < quota[env]:
+                played[env].append((episode_return, length))
+        if on_step is not None:
+            on_step(step, arrays)
+    episodes = [episode for own in played for episode in own]
+    return {"returns": np.array([r for r, _ in episodes]), "lengths": np.array([n for _, n in episodes])}
+
+
+def load_agent(
+    path: Path,
+    *,
+    env_name: str | None = None,
+    num_envs: int = 1,
+    seed: int = 1,
+    render_mode: str | None = None,
+    vec_env: str = "dummy",
+) -> tuple[algo.Algorithm, Envs]:
+    """The agent of a checkpoint, and environments as it was trained in, with its statistics, frozen.
+
+    Args:
+        path: a checkpoint.
+        env_name: another environment than the one it was trained in.
+        num_envs: N.
+        seed: of the first environment.
+        render_mode: as Gymnasium's.
+        vec_env: backend.
+
+    Raises:
+        UsageError: the checkpoint cannot be read, or does not fit the environment.
+    """
+    contents = checkpoint.load(path)
+    args = arguments.from_plain(contents["settings"])
+    envs = make_vec_envs(
+        env_name or args.env_name,
+        num_envs,
+        seed=seed,
+        gamma=args.config.gamma,
+        env_kwargs=args.env_kwargs,
+        vec_env=vec_env,
+        normalize=args.normalize_env,
+        frame_stack=args.frame_stack,
+        training=False,
+        render_mode=render_mode,
+    )
+    try:
+        algorithm = algo.make(args.algo, args.config, envs.spaces)
+        algorithm.load_state_dict(contents["algorithm"])
+        if envs.normalizer is not None and contents["normalizer"] is not None:
+            envs.normalizer.load_state_dict(contents["normalizer"])
+    except (RuntimeError, ValueError) as error:
+        envs.close()
+        raise UsageError(f"checkpoint {path} does not fit {env_name}: {str(error).splitlines()[0]}") from error
+    return algorithm, envs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = arguments.Parser(prog="evaluate.py", description=__doc__)
+    reader = arguments.bounded_int
+    parser.add_argument("--load-dir", default="./trained_models/", help="<save-dir>/<algo>, a run folder or a file")
+    parser.add_argument("--env-name", default=None, help="environment (default: the one of the checkpoint)")
+    parser.add_argument("--num-episodes", type=reader("--num-episodes", 1), default=100, help="episodes (default: 100)")
+    parser.add_argument("--num-processes", type=reader("--num-processes", 1), default=8, help="environments at once")
+    parser.add_argument("--seed", type=reader("--seed", 0), default=1, help="of actions and environments (default: 1)")
+    parser.add_argument("--non-det", action="store_true", default=False, help="sample actions")
+    parser.add_argument("--json", default=None, metavar="FILE", help="write the result there")
+    try:
+        args = parser.parse_args(argv)
+        result = run(args)
+    except (UsageError, UnsupportedSpace) as error:
+        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        return 2
+    except (EnvironmentCrash, OSError) as error:
+        print(f"evaluate.py: stopped: {error}", file=sys.stderr)
+        return 1
+    print("mean {mean:.2f}  std {std:.2f}  min {min:.2f}  max {max:.2f}  n {n}".format(**result))
+    return 0
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate the checkpoint that the flags name; the result as plain numbers."""
+    path = checkpoint.find(args.load_dir, args.env_name)
+    seed_everything(args.seed)
+    num_envs = min(args.num_processes, args.num_episodes)
+    algorithm, envs = load_agent(path, env_name=args.env_name, num_envs=num_envs, seed=args.seed)
+    with contextlib.closing(envs):
+        played = evaluate(algorithm, envs, args.num_episodes, explore=args.non_det)
+    returns = played["returns"]
+    result = {
+        "mean": float(returns.mean()),
+        "std": float(returns.std()),
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+        "n": len(returns),
+        "returns": returns.tolist(),
+        "lengths": played["lengths"].tolist(),
+    }
+    if args.json is not None:
+        text = json.dumps({"checkpoint": str(path), "deterministic": not args.non_det, "seed": args.seed} | result)
+        write_atomically(Path(args.json), lambda temporary: temporary.write_text(text + "\n") and None)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

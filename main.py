@@ -1,0 +1,95 @@
+"""Train: `python main.py --algo ppo --env-name CartPole-v1`. The loop that every algorithm shares."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from a2c_ppo_acktr import algo, arguments, checkpoint
+from a2c_ppo_acktr.envs import describe, make_vec_envs
+from a2c_ppo_acktr.run import Diverged, Run
+from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
+from a2c_ppo_acktr.utils import Interrupted, StopOnSignals, UsageError, preserve_rng, seed_everything
+from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
+from evaluate import evaluate
+
+
+def train(args: arguments.RunConfig) -> None:
+    """Train as `args` say; `Interrupted` where a signal ended it early."""
+    resumed = checkpoint.load(args.resume) if args.resume is not None else None
+    seed_everything(args.seed, args.cuda_deterministic)
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopOnSignals())
+        envs = make_envs(args, args.num_processes, args.seed, training=True)
+        stack.callback(envs.close)
+        torch.set_num_threads(args.torch_threads or (os.cpu_count() if is_image(envs.observation_space) else 1) or 1)
+        algorithm = algo.make(args.algo, args.config, envs.spaces, device)
+        storage = algorithm.make_storage(args.num_steps, args.num_processes)
+        collector = algorithm.make_collector(envs, storage)
+        run = Run(arguments.to_plain(args), algorithm, collector, envs.normalizer, resumed)
+        stack.callback(run.close)
+        if note := describe(args.env_name):
+            run.logger.say(note)
+
+        while not algorithm.finished and collector.env_steps < args.num_env_steps and stop.requested is None:
+            algorithm.schedule(collector.env_steps, args.num_env_steps)
+            episodes = collector.collect()
+            metrics = algorithm.update(storage)
+            storage.after_update()
+            run.after_update(episodes, metrics)
+            if run.evaluation_due():
+                run.record_evaluation(*evaluate_now(args, algorithm, envs))
+
+        stop.boundary_reached()
+        run.finish(interrupted=stop.requested is not None)
+        if stop.requested is not None:
+            raise Interrupted(stop.requested)
+
+
+def make_envs(args: arguments.RunConfig, num_envs: int, seed: int, training: bool) -> Envs:
+    """The environments that the flags describe."""
+    return make_vec_envs(
+        args.env_name,
+        num_envs,
+        seed=seed,
+        gamma=args.config.gamma,
+        env_kwargs=args.env_kwargs,
+        vec_env=args.vec_env,
+        normalize=args.normalize_env,
+        frame_stack=args.frame_stack,
+        training=training,
+    )
+
+
+def evaluate_now(args: arguments.RunConfig, algorithm: algo.Algorithm, envs: Envs) -> tuple:
+    """Returns and lengths of `eval_episodes` deterministic episodes, without a trace in the training."""
+    with preserve_rng():
+        num_envs = min(args.num_processes, args.eval_episodes)
+        eval_envs = make_envs(args, num_envs, args.seed + args.num_processes, training=False)
+        with contextlib.closing(eval_envs):
+            if envs.normalizer is not None and eval_envs.normalizer is not None:
+                eval_envs.normalizer.load_state_dict(envs.normalizer.state_dict())
+            result = evaluate(algorithm, eval_envs, args.eval_episodes)
+    return result["returns"], result["lengths"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        train(arguments.parse(argv))
+    except (UsageError, UnsupportedSpace) as error:
+        print(f"main.py: error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as interrupted:
+        return 128 + interrupted.signum
+    except (Diverged, EnvironmentCrash, OSError) as error:
+        print(f"main.py: stopped: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
