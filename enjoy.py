@@ -25,17 +25,37 @@ FOREVER = 10**9
 DEFAULT_FPS = 30
 
 
-def write_video(path: Path, frames: list[np.ndarray], fps: float) -> None:
-    """Write RGB `frames: [H, W, 3]` as a film; its kind goes by the ending of `path`."""
-    from moviepy import ImageSequenceClip
+class Film:
+    """RGB pictures `[H, W, 3]` written to a video file as they come; its kind goes by the file's ending.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        ImageSequenceClip(frames, fps=fps).write_videofile(str(temporary), logger=None, audio=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    The newest picture is held back, since after an episode's end it is the first of an episode that is not played.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.fps, self.count = path, fps, 0
+        self.temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        self.held: np.ndarray | None = None
+        self.writer: Any = None
+
+    def add(self, frame: np.ndarray) -> None:
+        """Take the next picture; sides are cut to even lengths, as video codecs want."""
+        if self.held is not None:
+            if self.writer is None:
+                from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                height, width = self.held.shape[:2]
+                self.writer = FFMPEG_VideoWriter(str(self.temporary), (width, height), self.fps)
+            self.writer.write_frame(self.held)
+            self.count += 1
+        self.held = np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self.writer is not None:
+            self.writer.close()
+            os.replace(self.temporary, self.path)
+            print(f"wrote {self.path}: {self.count} pictures")
 
 
 def enjoy(args: Any) -> None:
@@ -50,7 +70,6 @@ def enjoy(args: Any) -> None:
     seed_everything(args.seed)
     render_mode = "human" if args.video is None else "rgb_array"
     algorithm, envs = load_agent(path, env_name=args.env_name, seed=args.seed, render_mode=render_mode)
-    frames: list[np.ndarray] = []
     steps = played = 0
 
     def on_step(step: Step, arrays: StepArrays) -> None:
@@ -61,20 +80,16 @@ def enjoy(args: Any) -> None:
             print(f"episode {played}: return {episode.episode_return:g}, length {episode.length}", flush=True)
         if args.log_interval and steps % args.log_interval == 0:
             print(f"step {steps}", flush=True)
-        if args.video is not None:
-            frames.append(envs.get_images()[0])
 
-    with contextlib.closing(envs):
-        fps = envs.get_attr("metadata")[0].get("render_fps", DEFAULT_FPS)
+    with contextlib.ExitStack() as stack:
+        stack.callback(envs.close)
         if args.video is not None:
-            envs.reset()
-            frames.append(envs.get_images()[0])
+            film = Film(Path(args.video), envs.get_attr("metadata")[0].get("render_fps", DEFAULT_FPS))
+            stack.callback(film.close)
+            envs.set_attr("on_frame", film.add)
         num_episodes = args.num_episodes or (1 if args.video is not None else FOREVER)
         with contextlib.suppress(KeyboardInterrupt):
             evaluate(algorithm, envs, num_episodes, explore=args.non_det, on_step=on_step)
-    if args.video is not None:
-        write_video(Path(args.video), frames, fps)
-        print(f"wrote {args.video}: {len(frames)} pictures")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.json is not None:
         text = json.dumps({"checkpoint": str(path), "deterministic": not args.non_det, "seed": args.seed} | result)
-        write_atomically(Path(args.json), lambda temporary: temporary.write_text(text + "\n") and None)
+        write_atomically(Path(args.json), lambda temporary: temporary.write_text(text + "\n"))
     return result
 
 

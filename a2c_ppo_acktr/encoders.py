@@ -29,7 +29,7 @@ class FlatEncoder(nn.Module):
             self.sizes, self.starts = [int(space.n)], [int(space.start)]
         elif isinstance(space, spaces.MultiDiscrete):
             self.sizes, self.starts = space.nvec.ravel().tolist(), space.start.ravel().tolist()
-        self.output_size = sum(self.sizes) if self.sizes else int(np.prod(space.shape))
+        self.output_size = sum(self.sizes) if self.sizes else int(np.prod(leaf_shape(space)))
 
     def forward(self, obs: Tensor) -> Tensor:
         """`[..., *shape]` to `[..., output_size]`."""
@@ -95,15 +95,19 @@ class CompositeEncoder(nn.Module):
             self.keys, parts = list(space.spaces), list(space.spaces.values())
         else:
             self.keys, parts = range(len(space.spaces)), list(space.spaces)
-        self.encoders = nn.ModuleList(make_encoder(part, hidden_size) for part in parts)
-        self.output_size = sum(encoder.output_size for encoder in self.encoders)
+        encoders = [make_encoder(part, hidden_size) for part in parts]
+        self.encoders = nn.ModuleList(encoders)
+        self.output_size: int = sum(encoder.output_size for encoder in encoders)
 
     def forward(self, obs: Tree) -> Tensor:
         """Concatenate the entries' features: `[..., output_size]`."""
         return torch.cat([encoder(obs[key]) for key, encoder in zip(self.keys, self.encoders, strict=True)], -1)
 
 
-def make_encoder(space: spaces.Space, hidden_size: int = 512) -> nn.Module:
+Encoder = FlatEncoder | ImageEncoder | CompositeEncoder
+
+
+def make_encoder(space: spaces.Space, hidden_size: int = 512) -> Encoder:
     """The encoder that fits `space`, with attribute `output_size`; `UnsupportedSpace` where there is none."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         return CompositeEncoder(space, hidden_size)

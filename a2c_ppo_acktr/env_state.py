@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import wrappers as gym_wrappers
 from stable_baselines3.common import atari_wrappers
 
-from a2c_ppo_acktr.wrappers import ImageToChannelsFirst
+from a2c_ppo_acktr.wrappers import FrameTap, ImageToChannelsFirst
 
 State = dict[str, Any]
 
@@ -28,6 +28,7 @@ WRAPPER_ATTRIBUTES: dict[type, tuple[str, ...]] = {
     atari_wrappers.WarpFrame: (),
     atari_wrappers.ClipRewardEnv: (),
     atari_wrappers.EpisodicLifeEnv: ("lives", "was_real_done"),
+    FrameTap: (),
     ImageToChannelsFirst: (),
 }
 """Wrappers that are known, and the attributes in which each keeps its state."""

@@ -16,7 +16,7 @@ from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics
 from a2c_ppo_acktr.subproc import SubprocEnvs
 from a2c_ppo_acktr.utils import UsageError
 from a2c_ppo_acktr.vec_env import DummyEnvs, Envs, FrameStackEnvs, NormalizedEnvs
-from a2c_ppo_acktr.wrappers import ImageToChannelsFirst, has_channels_last, wrap_atari
+from a2c_ppo_acktr.wrappers import FrameTap, ImageToChannelsFirst, has_channels_last, wrap_atari
 
 ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")
 DM_CONTROL = re.compile(r"dm\.(\w+)\.(\w+)$")
@@ -133,8 +133,11 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render_mode:
             env = gym.make(env_id, disable_env_checker=True, **kwargs)
         except (TypeError, gym.error.Error, ImportError) as error:
             raise UsageError(f"--env-name {env_id}: {' '.join(str(error).split())}") from error
-    if atari:
-        return wrap_atari(env)
+    env = wrap_atari(env) if atari else _wrap_other(env, env_id)
+    return FrameTap(env) if render_mode == "rgb_array" else env
+
+
+def _wrap_other(env: gym.Env, env_id: str) -> gym.Env:
     if env_id.startswith("dm_control/"):
         env = FlattenObservation(env)
     if env_id.startswith("MiniGrid-"):

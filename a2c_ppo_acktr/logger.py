@@ -191,7 +191,7 @@ def _keep_rows(path: Path, header_lines: int, rows: int) -> tuple[list[str], int
     lines = path.read_text().splitlines(keepends=True)
     kept = lines[: header_lines + rows]
     if len(kept) < len(lines):
-        write_atomically(path, lambda temporary: temporary.write_text("".join(kept)) and None)
+        write_atomically(path, lambda temporary: temporary.write_text("".join(kept)))
     return next(csv.reader(kept[header_lines - 1 : header_lines]), []), max(0, len(kept) - header_lines)
 
 

@@ -117,7 +117,8 @@ class Policy(nn.Module):
         super().__init__()
         if base is None:
             base = "CNNBase" if is_image(observation_space) else "MLPBase"
-        self.base = BASES[base](observation_space, recurrent=recurrent, **(base_kwargs or {}))
+        base_class: Any = BASES[base]
+        self.base = base_class(observation_space, recurrent=recurrent, **(base_kwargs or {}))
         self.head = make_head(action_space, self.base.output_size)
 
     @property

@@ -66,15 +66,16 @@ class Run:
         return self.folder / "checkpoints" / "latest.pt"
 
     def _describe(self) -> None:
-        packages = {}
+        packages: dict[str, str | None] = {}
         for name in RECORDED_PACKAGES:
             try:
                 packages[name] = metadata.version(name)
             except metadata.PackageNotFoundError:
                 packages[name] = None
+        command = shlex.join(sys.argv)
         description = {
             "settings": self.settings,
-            "command": shlex.join(sys.argv),
+            "command": command,
             "version": __version__,
             "commit": _commit(),
             "python": platform.python_version(),
@@ -82,7 +83,7 @@ class Run:
         }
         (self.folder / "config.json").write_text(json.dumps(description, indent=2, default=str) + "\n")
         with (self.folder / "command.txt").open("a") as file:
-            file.write(description["command"] + "\n")
+            file.write(command + "\n")
 
     def after_update(self, episodes: Iterable[Episode], metrics: Mapping[str, Tensor | float]) -> None:
         """Count the update, take in its episodes and write what is due."""

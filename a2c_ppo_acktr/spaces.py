@@ -44,6 +44,7 @@ def leaf_shape(space: spaces.Space) -> tuple[int, ...]:
     """Shape of one sample of a leaf space; `UnsupportedSpace` for spaces without a fixed shape."""
     if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise UnsupportedSpace(f"{space} has no fixed shape; supported are Box, Discrete, MultiDiscrete, MultiBinary")
+    assert space.shape is not None
     return space.shape
 
 

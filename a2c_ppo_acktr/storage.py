@@ -142,7 +142,8 @@ class RolloutStorage:
         )
         if recurrent:
             return batch
-        return Batch(*(field if name == "carry" else flatten_lead(field) for name, field in batch._asdict().items()))
+        flat = {name: flatten_lead(field) for name, field in batch._asdict().items() if name != "carry"}
+        return Batch(carry=batch.carry, **flat)
 
     def minibatches(self, num_mini_batch: int, recurrent: bool) -> Iterator[Batch]:
         """Every sample once in random order, in `num_mini_batch` parts that differ by one sample at most.
@@ -156,4 +157,5 @@ class RolloutStorage:
         for chosen in torch.randperm(count, device=self.masks.device).tensor_split(num_mini_batch):
             key = (slice(None), chosen) if recurrent else chosen
             carry = batch.carry[chosen] if recurrent else batch.carry
-            yield Batch(*(carry if n == "carry" else index(f, key) for n, f in batch._asdict().items()))
+            indexed = {name: index(field, key) for name, field in batch._asdict().items() if name != "carry"}
+            yield Batch(carry=carry, **indexed)

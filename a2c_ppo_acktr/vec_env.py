@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from a2c_ppo_acktr import env_state
 from a2c_ppo_acktr.interfaces import EndedArrays, EnvSpaces, StepArrays, Tree
 from a2c_ppo_acktr.normalization import Normalizer
-from a2c_ppo_acktr.spaces import assign, empty_arrays, index
+from a2c_ppo_acktr.spaces import assign, empty_arrays, index, leaf_shape
 
 EnvFactory = Callable[[], gym.Env]
 
@@ -116,7 +116,7 @@ class DummyEnvs(Envs):
         obs, reward = empty_arrays(self.observation_space, num), np.empty(num)
         terminated, truncated = np.empty(num, np.bool_), np.empty(num, np.bool_)
         ended: list[tuple[int, Tree, float, int]] = []
-        signals = {k: np.empty((num, *space.shape), space.dtype) for k, space in self.signal_spaces.items()}
+        signals = {k: np.empty((num, *leaf_shape(space)), space.dtype) for k, space in self.signal_spaces.items()}
         for i, env in enumerate(self.envs):
             next_obs, reward[i], terminated[i], cut, info = env.step(actions[i])
             truncated[i] = cut and not terminated[i]  # an end on the last allowed step is an end
@@ -257,7 +257,7 @@ class NormalizedEnvs(EnvsWrapper):
     def reset(self) -> Tree:
         """Begin a new episode everywhere."""
         self.normalizer.returns[:] = 0.0
-        return self.normalizer.observe(self.envs.reset())
+        return self.normalizer.observe(np.asarray(self.envs.reset()))
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""

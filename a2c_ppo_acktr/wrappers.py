@@ -1,5 +1,8 @@
 """Wrappers of single environments. Atari's preprocessing is Stable-Baselines3's; what is here is missing there."""
 
+from collections.abc import Callable
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -28,6 +31,30 @@ class ImageToChannelsFirst(gym.ObservationWrapper):
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """Move the channel axis to the front, without a copy."""
         return np.moveaxis(observation, -1, 0)
+
+
+class FrameTap(gym.Wrapper):
+    """Hands every picture, after resets and steps alike, to `on_frame` while that is set."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.on_frame: Callable[[Any], None] | None = None
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """See `gym.Env`."""
+        result = self.env.reset(**kwargs)
+        self._show()
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """See `gym.Env`."""
+        result = self.env.step(action)
+        self._show()
+        return result
+
+    def _show(self) -> None:
+        if self.on_frame is not None:
+            self.on_frame(self.env.render())
 
 
 def wrap_atari(env: gym.Env) -> gym.Env:

@@ -23,7 +23,7 @@ from a2c_ppo_acktr.storage import RolloutStorage
 
 
 @dataclass
-class Config(ActorCriticConfig):
+class A2CConfig(ActorCriticConfig):
     """Flags of A2C."""
 
     optimizer: str = flag("rmsprop", "rmsprop (upstream) or adam", choices=("rmsprop", "adam"))
@@ -38,10 +38,10 @@ class Config(ActorCriticConfig):
 class A2C(Algorithm):
     """See the module's docstring; arguments as in `Algorithm`."""
 
-    Config = Config
-    config: Config
+    Config = A2CConfig
+    config: A2CConfig
 
-    def __init__(self, spaces: EnvSpaces, config: Config, device: torch.device) -> None:
+    def __init__(self, spaces: EnvSpaces, config: A2CConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
         self.policy = make_policy(spaces, config).to(device)
         self.optimizer = make_optimizer(config.optimizer, self.policy, lr=config.lr, eps=config.eps, alpha=config.alpha)

@@ -32,7 +32,7 @@ METRICS = ("value_loss", "policy_loss", "entropy", "approx_kl", "clipfrac", "gra
 
 
 @dataclass
-class Config(ActorCriticConfig):
+class PPOConfig(ActorCriticConfig):
     """Flags of PPO."""
 
     ppo_epoch: int = flag(4, "passes over each rollout", low=1)
@@ -73,10 +73,10 @@ def normalize(advantages: Tensor) -> Tensor:
 class PPO(Algorithm):
     """See the module's docstring; arguments as in `Algorithm`."""
 
-    Config = Config
-    config: Config
+    Config = PPOConfig
+    config: PPOConfig
 
-    def __init__(self, spaces: EnvSpaces, config: Config, device: torch.device) -> None:
+    def __init__(self, spaces: EnvSpaces, config: PPOConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
         self.policy = make_policy(spaces, config).to(device)
         self.optimizer = make_optimizer(config.optimizer, self.policy, lr=config.lr, eps=config.eps, alpha=config.alpha)

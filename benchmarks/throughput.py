@@ -1,0 +1,234 @@
+"""Environment steps per second against peers: `python benchmarks/throughput.py`.
+
+Acting, stepping, learning and logging, end to end. Project and peer alternate, each measurement in a process of its
+own after a warm-up of two updates; the table shows medians and their ratio. Both sides get the number of threads that
+is better for them, found by a short probe. `--profile CELL` shows where the time of a step goes instead.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
+from benchmarks.cells import CELLS, Cell
+from benchmarks.provenance import ROOT, machine
+
+DEFAULT_OUT = Path(__file__).resolve().parent / "throughput.csv"
+LEAST_SECONDS, LEAST_REPEATS = 10.0, 3
+BOUND_SHARE = 0.9
+COLUMNS = (
+    *("cell", "who", "kind", "repeat", "threads", "steps_per_second", "seconds", "parameters", "gradient_steps"),
+    *("ratio", "goal", "met", "torch", "stable_baselines3", "cpus", "commit"),
+)
+"""kind: probe, run or median; ratio, goal and met are filled in the project's median row."""
+
+
+class Measurement(NamedTuple):
+    """One process's result."""
+
+    cell: str
+    who: str
+    kind: str
+    repeat: int
+    threads: int
+    steps_per_second: float
+    seconds: float
+    parameters: int
+    gradient_steps: float
+
+
+class Summary(NamedTuple):
+    """Medians of one cell, steps per second."""
+
+    project: float
+    peer: float
+    bound: float
+    ratio: float
+    met: bool
+
+
+def summarize(project: Iterable[float], peer: Iterable[float], bound: Iterable[float], goal: float) -> Summary:
+    """Ratio of medians; the goal is met at `goal` times the peer or 90 % of the bound, whichever is smaller."""
+    ours, theirs, most = (statistics.median(rates) for rates in (project, peer, bound))
+    return Summary(ours, theirs, most, ours / theirs, ours >= min(goal * theirs, BOUND_SHARE * most))
+
+
+def run_worker(cell: str, who: str, *, threads: int, seconds: float, seed: int, device: str) -> dict[str, Any]:
+    """One measurement in its own process."""
+    command = [sys.executable, "-m", "benchmarks.measure", cell, who, "--threads", str(threads)]
+    command += ["--seconds", str(seconds), "--seed", str(seed), "--device", device]
+    limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | limits, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"throughput.py: {' '.join(command[1:])} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(who: str, cell: Cell, kind: str, repeat: int, threads: int, seconds: float, device: str) -> Measurement:
+    """Run a worker, tell its speed."""
+    found = run_worker(cell.name, who, threads=threads, seconds=seconds, seed=1 + repeat, device=device)
+    print(f"{cell.name} {who} {kind} {repeat + 1} ({threads} threads): {found['steps_per_second']:.0f}", flush=True)
+    return Measurement(cell.name, who, kind, repeat, threads, **found)
+
+
+def measure_cell(cell: Cell, options: argparse.Namespace) -> list[Measurement]:
+    """Probe the threads, then alternate project, peer and bound."""
+    rows: list[Measurement] = []
+    threads = {"bound": 1}
+    for who in ("project", "peer"):
+        probes = []
+        if len(options.threads) > 1:
+            probes = [measure(who, cell, "probe", 0, n, options.probe_seconds, options.device) for n in options.threads]
+        rows += probes
+        threads[who] = max(probes, key=lambda probe: probe.steps_per_second).threads if probes else options.threads[0]
+    for repeat in range(options.repeats):
+        for who in ("project", "peer", "bound"):
+            rows.append(measure(who, cell, "run", repeat, threads[who], options.seconds, options.device))
+    return rows
+
+
+def rates(rows: Iterable[Measurement], who: str) -> list[float]:
+    """Steps per second of the runs of one side."""
+    return [row.steps_per_second for row in rows if row.who == who and row.kind == "run"]
+
+
+def check_equal_work(rows: Iterable[Measurement]) -> list[str]:
+    """One line per quantity that differs between project and peer, although it should not."""
+    rows = [row for row in rows if row.who != "bound"]
+    found = {name: sorted({(r.who, getattr(r, name)) for r in rows}) for name in ("parameters", "gradient_steps")}
+    return [f"{name} differ: {values}" for name, values in found.items() if len({value for _, value in values}) > 1]
+
+
+def to_csv_rows(rows: list[Measurement], summary: Summary, cell: Cell) -> list[dict[str, Any]]:
+    """Every run and the medians, with the machine beside them."""
+    found = [row._asdict() | {"repeat": row.repeat + 1} for row in rows]
+    for who in ("project", "peer", "bound"):
+        runs = [row for row in rows if row.who == who and row.kind == "run"]
+        median = runs[0]._asdict() | {"kind": "median", "repeat": len(runs), "steps_per_second": getattr(summary, who)}
+        median["seconds"] = min(row.seconds for row in runs)
+        if who == "project":
+            median |= {"ratio": round(summary.ratio, 3), "goal": cell.goal, "met": summary.met}
+        found.append(median)
+    for row in found:
+        row["steps_per_second"] = round(row["steps_per_second"], 1)
+        row["seconds"] = round(row["seconds"], 2)
+    return [row | machine() for row in found]
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `rows`; cells that were measured earlier and not now keep theirs."""
+    measured = {row["cell"] for row in rows}
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["cell"] not in measured]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    order = list(CELLS)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(sorted(kept + rows, key=lambda row: order.index(row["cell"]) if row["cell"] in order else -1))
+
+
+def table(results: dict[str, tuple[list[Measurement], Summary]], title: str) -> Table:
+    """The speed table."""
+    view = Table(title=title)
+    for name in ("cell", "project", "SB3", "ratio", "bound", "goal", "met"):
+        view.add_column(name, justify="left" if name == "cell" else "right")
+    for name, (rows, summary) in results.items():
+        threads = {row.who: row.threads for row in rows if row.kind == "run"}
+        view.add_row(
+            name,
+            f"{summary.project:,.0f} ({threads['project']}t)",
+            f"{summary.peer:,.0f} ({threads['peer']}t)",
+            f"{summary.ratio:.2f}",
+            f"{summary.bound:,.0f}",
+            f"{CELLS[name].goal:g} x",
+            "yes" if summary.met else "no",
+        )
+    return view
+
+
+def profile_table(name: str, found: dict[str, Any]) -> Table:
+    """Where the time of a step of all environments goes."""
+    steps = found["calls"]["env step"]
+    total = sum(found["parts"].values())
+    view = Table(title=f"{name}: {found['steps_per_second']:,.0f} steps/s, {found['num_envs']} environments")
+    for column in ("part", "share", "us per step of all environments", "us per call", "calls"):
+        view.add_column(column, justify="left" if column == "part" else "right")
+    for part, seconds in sorted(found["parts"].items(), key=lambda item: -item[1]):
+        calls = found["calls"].get(part)
+        per_call = f"{1e6 * seconds / calls:,.1f}" if calls else ""
+        view.add_row(part, f"{seconds / total:.1%}", f"{1e6 * seconds / steps:.1f}", per_call, f"{calls or ''}")
+    return view
+
+
+def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated (default: all)")
+    parser.add_argument("--repeats", type=int, default=LEAST_REPEATS, help="runs of each side (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=LEAST_SECONDS, help="of each run (default: %(default)s)")
+    parser.add_argument("--probe-seconds", type=float, default=3.0, help="of a thread probe (default: %(default)s)")
+    parser.add_argument("--threads", default="1,2", help="candidates; a single one is used as it is (default: 1,2)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, default=None, help=f"CSV file (default: benchmarks/{DEFAULT_OUT.name})")
+    parser.add_argument("--profile", metavar="CELL", choices=CELLS, help="show where the project's time goes")
+    options = parser.parse_args(argv)
+    options.cells = options.cells.split(",")
+    if unknown := [name for name in options.cells if name not in CELLS]:
+        parser.error(f"--cells {','.join(unknown)}: choose from {', '.join(CELLS)}")
+    try:
+        options.threads = [int(n) for n in options.threads.split(",")]
+    except ValueError:
+        parser.error(f"--threads {options.threads}: expected integers such as 1,2")
+    if options.repeats < 1 or min(options.threads) < 1:
+        parser.error("--repeats and --threads must be at least 1")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse_options(argv)
+    console = Console()
+    if options.profile is not None:
+        found = run_worker(
+            options.profile,
+            "profile",
+            threads=options.threads[0],
+            seconds=options.seconds,
+            seed=1,
+            device=options.device,
+        )
+        console.print(profile_table(options.profile, found))
+        return 0
+    if (load := os.getloadavg()[0]) > 0.5:
+        console.print(f"[yellow]the machine is not idle (load {load:.1f}): expect noise")
+    trial = options.seconds < LEAST_SECONDS or options.repeats < LEAST_REPEATS
+    out = options.out or (None if trial else DEFAULT_OUT)
+    results: dict[str, tuple[list[Measurement], Summary]] = {}
+    for name in options.cells:
+        rows = measure_cell(CELLS[name], options)
+        summary = summarize(*(rates(rows, who) for who in ("project", "peer", "bound")), CELLS[name].goal)
+        results[name] = rows, summary
+        for line in check_equal_work(rows):
+            console.print(f"[red]{name}: {line}")
+        if out is not None:
+            write_csv(out, to_csv_rows(rows, summary, CELLS[name]))
+    title = "environment steps per second, medians" + (" (short trial, not a result)" if trial else "")
+    console.print(table(results, title))
+    console.print(f"written to {out}" if out is not None else "too short to be a result: nothing written without --out")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

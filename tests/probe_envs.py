@@ -1,0 +1,219 @@
+"""Small environments that only a correct algorithm solves; registered under `tests.probe_envs:`."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class ProbeEnv(gym.Env):
+    """What the probes share: a seeded generator, a step count, plain state."""
+
+    observation_space: spaces.Space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space: spaces.Space = spaces.Discrete(2)
+    horizon = 1
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t, self.cue = 0, float(self.np_random.choice([-1.0, 1.0]))
+        return self.observe(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        reward = self.reward(action)
+        self.t += 1
+        return self.observe(), reward, self.t >= self.horizon, False, {}
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.cue], np.float32)
+
+    def reward(self, action: Any) -> float:
+        return 1.0
+
+    def get_state(self) -> dict[str, Any]:
+        return {"t": self.t, "cue": self.cue}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.t, self.cue = state["t"], state["cue"]
+
+
+class ConstantReward(ProbeEnv):
+    """One step, reward 1: V must become 1. Fails if value loss or its gradient is wrong."""
+
+    def observe(self) -> np.ndarray:
+        return np.zeros(1, np.float32)
+
+
+class ObservationReward(ProbeEnv):
+    """One step, reward = observation: V must read its input."""
+
+    def reward(self, action: Any) -> float:
+        return self.cue
+
+
+class TwoSteps(ProbeEnv):
+    """Reward 1 on the second step: V(first) must be gamma."""
+
+    horizon = 2
+
+    def observe(self) -> np.ndarray:
+        return np.array([float(self.t)], np.float32)
+
+    def reward(self, action: Any) -> float:
+        return float(self.t == 1)
+
+
+class ActionReward(ProbeEnv):
+    """Reward 1 for action 1: the policy gradient must have the right sign."""
+
+    def observe(self) -> np.ndarray:
+        return np.zeros(1, np.float32)
+
+    def reward(self, action: Any) -> float:
+        return float(action == 1)
+
+
+class MatchObservation(ProbeEnv):
+    """Reward 1 for the action that the observation names: advantages must belong to their samples."""
+
+    def reward(self, action: Any) -> float:
+        return float((action == 1) == (self.cue > 0))
+
+
+class MatchVector(MatchObservation):
+    """`MatchObservation` for a continuous action: reward -(a - cue / 2)^2."""
+
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reward(self, action: Any) -> float:
+        return -float((action[0] - 0.5 * self.cue) ** 2)
+
+
+class MatchBits(MatchObservation):
+    """`MatchObservation` for two bits, one of them inverted."""
+
+    action_space = spaces.MultiBinary(2)
+
+    def reward(self, action: Any) -> float:
+        wanted = self.cue > 0
+        return 0.5 * float((action[0] == 1) == wanted) + 0.5 * float((action[1] == 1) != wanted)
+
+
+class MatchChoices(MatchObservation):
+    """`MatchObservation` for two choices of different sizes, counted from 1 and 0."""
+
+    action_space = spaces.MultiDiscrete([2, 3], start=[1, 0])
+
+    def reward(self, action: Any) -> float:
+        wanted = self.cue > 0
+        return 0.5 * float((action[0] == 2) == wanted) + 0.5 * float((action[1] == 2) == wanted)
+
+
+class EndlessReward(ProbeEnv):
+    """Reward 1 for ever, cut by a time limit: V is 1 / (1 - gamma) with proper time limits, less without."""
+
+    def observe(self) -> np.ndarray:
+        return np.zeros(1, np.float32)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self.observe(), 1.0, False, False, {}
+
+
+class RememberCue(ProbeEnv):
+    """A cue in the first observation, three blank ones, reward 1 for the action that the cue named at the end."""
+
+    horizon = 4
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.cue if self.t == 0 else 0.0], np.float32)
+
+    def reward(self, action: Any) -> float:
+        return float((action == 1) == (self.cue > 0)) if self.t == self.horizon - 1 else 0.0
+
+
+class MaskedActions(ProbeEnv):
+    """Five actions of which a random two are valid; an invalid one raises. Reward 1 for the lower valid one."""
+
+    observation_space = spaces.Box(-1, 1, (5,), np.float32)
+    action_space = spaces.Discrete(5)
+    signal_spaces = {"action_mask": spaces.MultiBinary(5)}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.draw()
+        return self.observe(), {"action_mask": self.mask}
+
+    def draw(self) -> None:
+        self.mask = np.zeros(5, np.int8)
+        self.mask[self.np_random.choice(5, 2, replace=False)] = 1
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert self.mask[action] == 1, f"invalid action {action} of {self.mask}"
+        reward = float(action == self.mask.argmax())
+        self.t += 1
+        self.draw()
+        return self.observe(), reward, self.t >= 3, False, {"action_mask": self.mask}
+
+    def observe(self) -> np.ndarray:
+        return self.mask.astype(np.float32) if hasattr(self, "mask") else np.zeros(5, np.float32)
+
+
+class NestedObservation(MatchObservation):
+    """`MatchObservation` with the cue inside a nested observation: a picture, a number and flags."""
+
+    observation_space = spaces.Dict(
+        {
+            "picture": spaces.Box(0, 255, (1, 8, 8), np.uint8),
+            "pair": spaces.Tuple((spaces.Discrete(3, start=1), spaces.MultiBinary(2))),
+        }
+    )
+
+    def observe(self) -> Any:
+        picture = np.full((1, 8, 8), 255 if self.cue > 0 else 0, np.uint8)
+        return {"picture": picture, "pair": (np.int64(1 + self.t), np.array([0, 1], np.int8))}
+
+
+class Counter(ProbeEnv):
+    """Observation t, reward t, ends or is cut at random: bookkeeping can be read off the numbers."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t, self.episode = 0, getattr(self, "episode", -1) + 1
+        return self.observe(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        terminated, truncated = self.np_random.random() < 0.2, self.np_random.random() < 0.2
+        return self.observe(), float(self.t), terminated, truncated, {}
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.t, self.episode], np.float64)
+
+
+class Crash(ProbeEnv):
+    """Raises in its third step."""
+
+    horizon = 100
+
+    def reward(self, action: Any) -> float:
+        if self.t == 2:
+            raise RuntimeError("the gripper is stuck")
+        return 0.0
+
+
+class NotANumber(ProbeEnv):
+    """Gives a reward of NaN once."""
+
+    horizon = 100
+
+    def reward(self, action: Any) -> float:
+        return float("nan") if self.t == 50 else 0.0
+
+
+for probe in list(ProbeEnv.__subclasses__()) + MatchObservation.__subclasses__():
+    gym.register(f"{probe.__name__}-v0", entry_point=probe, max_episode_steps=5 if probe is EndlessReward else None)

@@ -1,0 +1,223 @@
+"""Updates against an independent, slow implementation, and environments that only a correct learner solves."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import distributions as td
+from torch import nn
+
+from a2c_ppo_acktr import algo
+from a2c_ppo_acktr.algo.ppo import normalize
+from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.utils import seed_everything
+from evaluate import evaluate
+
+
+def train(name, env_id, updates, *, num_envs=8, num_steps=16, seed=0, **config):
+    """Train on a probe without normalization; returns the algorithm, its environments and the last metrics."""
+    seed_everything(seed)
+    torch.set_num_threads(1)
+    envs = make_vec_envs(f"tests.probe_envs:{env_id}-v0", num_envs, seed=seed, normalize=False)
+    algorithm = algo.make(name, algo.ALGORITHMS[name].Config(**config), envs.spaces)
+    storage = algorithm.make_storage(num_steps, num_envs)
+    collector = algorithm.make_collector(envs, storage)
+    for _ in range(updates):
+        algorithm.schedule(collector.env_steps, updates * num_steps * num_envs)
+        collector.collect()
+        metrics = algorithm.update(storage)
+        storage.after_update()
+    return algorithm, envs, metrics
+
+
+def value_at(algorithm, *observation):
+    obs = torch.tensor([observation], dtype=torch.float32)
+    with torch.no_grad():
+        return algorithm.policy.get_value(obs, algorithm.initial_carry(1), torch.zeros(1)).item()
+
+
+SETTINGS = {
+    "a2c": {"lr": 3e-3},
+    "ppo": {"lr": 3e-3, "num_mini_batch": 4, "use_gae": True},
+}
+UPDATES = {"a2c": 200, "ppo": 80}
+BOTH = pytest.mark.parametrize("name", SETTINGS)
+
+
+@BOTH
+def test_value_learns_a_constant_and_reads_its_observation(name):
+    algorithm, _, _ = train(name, "ConstantReward", UPDATES[name], **SETTINGS[name])
+    assert value_at(algorithm, 0.0) == pytest.approx(1, abs=0.05)
+    algorithm, _, _ = train(name, "ObservationReward", UPDATES[name], **SETTINGS[name])
+    assert value_at(algorithm, 1.0) == pytest.approx(1, abs=0.1)
+    assert value_at(algorithm, -1.0) == pytest.approx(-1, abs=0.1)
+
+
+@BOTH
+def test_value_discounts(name):
+    algorithm, _, _ = train(name, "TwoSteps", UPDATES[name], gamma=0.5, **SETTINGS[name])
+    assert value_at(algorithm, 1.0) == pytest.approx(1, abs=0.05)
+    assert value_at(algorithm, 0.0) == pytest.approx(0.5, abs=0.05)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("env_id", "least", "updates"),
+    [
+        ("ActionReward", 0.99, {"a2c": 100, "ppo": 40}),
+        ("MatchObservation", 0.99, {"a2c": 150, "ppo": 60}),
+        ("MatchBits", 0.95, {"a2c": 250, "ppo": 80}),
+        ("MatchChoices", 0.95, {"a2c": 250, "ppo": 80}),
+        ("MatchVector", -0.02, {"a2c": 800, "ppo": 100}),
+        ("MaskedActions", 2.9, {"a2c": 250, "ppo": 80}),
+        ("NestedObservation", 0.95, {"a2c": 60, "ppo": 10}),
+    ],
+)
+def test_policy_solves_probe(name, env_id, least, updates):
+    algorithm, envs, _ = train(name, env_id, updates[name], **SETTINGS[name])
+    assert evaluate(algorithm, envs, 64)["returns"].mean() >= least
+
+
+@BOTH
+def test_a_time_limit_is_no_end_with_proper_time_limits_and_one_without(name):
+    settings = SETTINGS[name] | {"gamma": 0.8, "lr": 1e-2 if name == "a2c" else 3e-3}
+    with_limits, _, _ = train(name, "EndlessReward", 2 * UPDATES[name], use_proper_time_limits=True, **settings)
+    assert value_at(with_limits, 0.0) == pytest.approx(1 / (1 - 0.8), rel=0.05)
+    without, _, _ = train(name, "EndlessReward", 2 * UPDATES[name], use_proper_time_limits=False, **settings)
+    assert value_at(without, 0.0) < 3.5  # the mean over t of (1 - 0.8^(5 - t)) / 0.2 is 2.3
+
+
+@BOTH
+def test_memory_task_is_solved_by_the_gru_and_by_no_feed_forward_net(name):
+    settings = SETTINGS[name] | ({"num_mini_batch": 2, "lr": 1e-3} if name == "ppo" else {}) | {"num_envs": 16}
+    recurrent, envs, _ = train(name, "RememberCue", 200, recurrent_policy=True, **settings)
+    assert evaluate(recurrent, envs, 200)["returns"].mean() >= 0.95
+    blind, envs, _ = train(name, "RememberCue", 200, **settings)
+    assert evaluate(blind, envs, 200)["returns"].mean() <= 0.7
+
+
+def collected(name, **config):
+    """An algorithm with one rollout of CartPole in its storage."""
+    seed_everything(1)
+    envs = make_vec_envs("CartPole-v1", 4, seed=1)
+    algorithm = algo.make(name, algo.ALGORITHMS[name].Config(**config), envs.spaces)
+    storage = algorithm.make_storage(32, 4)
+    algorithm.make_collector(envs, storage).collect()
+    return algorithm, storage
+
+
+def slow_forward(policy, obs):
+    base = policy.base
+    logits = policy.head.linear(base.actor(obs))
+    return td.Categorical(logits=logits), base.value(base.critic(obs)).squeeze(-1)
+
+
+def test_a2c_update_equals_the_written_out_loss_and_step():
+    algorithm, storage = collected("a2c", lr=0.01)
+    twin = algo.make("a2c", algorithm.config, algorithm.spaces)
+    twin.policy.load_state_dict(algorithm.policy.state_dict())
+    metrics = algorithm.update(storage)
+
+    obs, actions = storage.obs[:-1].flatten(0, 1), storage.actions.flatten()
+    distribution, values = slow_forward(twin.policy, obs)
+    advantages = (storage.returns.flatten() - values).detach()
+    policy_loss = -(advantages * distribution.log_prob(actions)).mean()
+    value_loss = (storage.returns.flatten() - values).pow(2).mean()
+    entropy = distribution.entropy().mean()
+    (policy_loss + 0.5 * value_loss - 0.01 * entropy).backward()
+    for key, value in {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}.items():
+        torch.testing.assert_close(metrics[f"losses/{key}"], value.detach())
+    norm = torch.stack([p.grad.pow(2).sum() for p in twin.policy.parameters()]).sum().sqrt()
+    torch.testing.assert_close(metrics["losses/grad_norm"], norm)
+    for ours, theirs in zip(algorithm.policy.parameters(), twin.policy.parameters(), strict=True):
+        grad = theirs.grad * min(1.0, 0.5 / (norm + 1e-6))
+        square = 0.01 * grad.pow(2)  # RMSprop's first step: average (1 - alpha) g^2
+        torch.testing.assert_close(ours.data, theirs.data - 0.01 * grad / (square.sqrt() + 1e-5), atol=1e-5, rtol=1e-3)
+
+
+def test_ppo_update_equals_the_written_out_algorithm():
+    config = {"lr": 1e-3, "num_mini_batch": 3, "ppo_epoch": 2, "use_gae": True}
+    algorithm, storage = collected("ppo", **config)
+    twin = algo.make("ppo", algorithm.config, algorithm.spaces)
+    twin.policy.load_state_dict(algorithm.policy.state_dict())
+    optimizer = torch.optim.Adam(twin.policy.parameters(), lr=1e-3, eps=1e-5, fused=False)
+    torch.manual_seed(5)
+    metrics = algorithm.update(storage)
+
+    torch.manual_seed(5)
+    flat = {k: getattr(storage, k).flatten() for k in ("actions", "values", "log_probs", "returns")}
+    obs = storage.obs[:-1].flatten(0, 1)
+    raw = flat["returns"] - flat["values"]
+    advantages = (raw - raw.mean()) / (raw.std() + 1e-5)
+    rows = []
+    for _ in range(2):
+        for idx in torch.randperm(128).tensor_split(3):
+            distribution, values = slow_forward(twin.policy, obs[idx])
+            log_ratio = distribution.log_prob(flat["actions"][idx]) - flat["log_probs"][idx]
+            ratio = log_ratio.exp()
+            surrogate = torch.min(ratio * advantages[idx], ratio.clamp(0.8, 1.2) * advantages[idx])
+            old, target = flat["values"][idx], flat["returns"][idx]
+            clipped = old + (values - old).clamp(-0.2, 0.2)
+            value_loss = 0.5 * torch.max((values - target) ** 2, (clipped - target) ** 2).mean()
+            entropy = distribution.entropy().mean()
+            loss = -surrogate.mean() + 0.5 * value_loss - 0.01 * entropy
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(twin.policy.parameters(), 0.5)
+            optimizer.step()
+            outside = ((ratio - 1).abs() > 0.2).float().mean()
+            kl = ((ratio - 1) - log_ratio).mean()
+            rows.append([value_loss.item(), -surrogate.mean().item(), entropy.item(), kl.item(), outside, norm])
+    for ours, theirs in zip(algorithm.policy.parameters(), twin.policy.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+    names = ["value_loss", "policy_loss", "entropy", "approx_kl", "clipfrac", "grad_norm"]
+    for name, expected in zip(names, np.mean(rows, axis=0), strict=True):
+        assert metrics[f"losses/{name}"].item() == pytest.approx(expected, rel=1e-3, abs=1e-5), name
+
+
+def test_value_clipping_can_be_switched_off_and_matters():
+    results = {}
+    for clip in (True, False):
+        algorithm, storage = collected("ppo", num_mini_batch=4, lr=0.02, clip_value_loss=clip)
+        results[clip] = algorithm.update(storage)["losses/value_loss"].item()
+    assert results[True] != results[False]
+
+
+def gradient_steps(algorithm):
+    return next(iter(algorithm.optimizer.state.values()))["step"].item()
+
+
+def test_target_kl_ends_the_update_early():
+    far, storage = collected("ppo", num_mini_batch=4, ppo_epoch=20, lr=0.02)
+    far.update(storage)
+    near, storage = collected("ppo", num_mini_batch=4, ppo_epoch=20, lr=0.02, target_kl=0.01)
+    near.update(storage)
+    assert gradient_steps(far) == 80
+    assert 1 <= gradient_steps(near) < 10
+
+
+def test_advantages_are_normalized_and_a_single_one_is_no_nan():
+    normalized = normalize(torch.randn(100) * 5 + 3)
+    assert normalized.mean().abs() < 1e-5
+    assert normalized.std().item() == pytest.approx(1, abs=1e-4)
+    assert normalize(torch.tensor([3.0])) == 0
+    algorithm, storage = collected("ppo", num_mini_batch=128, ppo_epoch=1, norm_adv_per_minibatch=True)
+    assert all(torch.isfinite(v) for k, v in algorithm.update(storage).items() if k.startswith("losses/"))
+
+
+@BOTH
+def test_learning_rate_decays_to_zero_and_reaches_the_optimizer(name):
+    algorithm, _ = collected(name, lr=0.1, use_linear_lr_decay=True)
+    for steps, expected in [(0, 0.1), (250, 0.075), (1000, 0.0), (2000, 0.0)]:
+        algorithm.schedule(steps, 1000)
+        assert algorithm.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_unknown_network_settings_are_named():
+    from a2c_ppo_acktr.utils import UsageError
+
+    config = algo.ALGORITHMS["ppo"].Config(nn_base_kwargs={"hiden_size": 3})
+    box = EnvSpaces(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), {})
+    with pytest.raises(UsageError, match="hiden_size"):
+        algo.make("ppo", config, box)

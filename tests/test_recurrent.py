@@ -1,0 +1,50 @@
+"""The packed sequence against step-by-step running."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from a2c_ppo_acktr.recurrent import GRU
+
+
+def step_by_step(core, x, carry, masks):
+    out = []
+    for t in range(len(x)):
+        y, carry = core(x[t], carry, masks[t])
+        out.append(y)
+    return torch.stack(out), carry
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 5), st.floats(0, 1))
+def test_a_sequence_equals_its_steps_with_resets_anywhere(seed, steps, num, share):
+    torch.manual_seed(seed)
+    core = GRU(3, 4)
+    x, carry = torch.randn(steps, num, 3), torch.randn(num, 4, requires_grad=True)
+    masks = (torch.rand(steps, num) > share).float()
+    expected, expected_carry = step_by_step(core, x, carry, masks)
+    states, last = core(x, carry, masks)
+    torch.testing.assert_close(states, expected)
+    torch.testing.assert_close(last, expected_carry)
+
+    weights = torch.randn_like(states)
+    parameters = [*core.parameters(), carry]
+    slow = torch.autograd.grad((expected * weights).sum(), parameters)
+    fast = torch.autograd.grad((states * weights).sum(), parameters)
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_a_reset_forgets_the_carry():
+    core = GRU(3, 4)
+    x = torch.randn(2, 3)
+    forgotten, _ = core(x, torch.randn(2, 4), torch.zeros(2))
+    fresh, _ = core(x, torch.zeros(2, 4), torch.ones(2))
+    torch.testing.assert_close(forgotten, fresh)
+
+
+def test_weights_are_orthogonal_and_biases_zero():
+    gru = GRU(6, 6).gru
+    torch.testing.assert_close(gru.weight_hh_l0.T @ gru.weight_hh_l0, torch.eye(6))
+    assert not gru.bias_hh_l0.any()
+    assert not gru.bias_ih_l0.any()
