@@ -38,8 +38,8 @@ class Stepper:
             ended = Ended(indices, to_tensor(arrays.ended.final_obs, self.device), decision.carry[indices])
         step = Step(
             obs=self.obs,
-            masks=self.masks,
             carry=self.carry,
+            masks=self.masks,
             signals=self.signals,
             action=decision.action,
             extras=decision.extras,

@@ -20,7 +20,7 @@ WRAPPER_ATTRIBUTES: dict[type, tuple[str, ...]] = {
     gym_wrappers.TimeLimit: ("_elapsed_steps",),
     gym_wrappers.OrderEnforcing: ("_has_reset",),
     gym_wrappers.PassiveEnvChecker: ("checked_reset", "checked_step"),
-    gym_wrappers.RecordEpisodeStatistics: ("episode_returns", "episode_lengths", "episode_start_time"),
+    gym_wrappers.RecordEpisodeStatistics: ("episode_returns", "episode_lengths"),
     gym_wrappers.FlattenObservation: (),
     atari_wrappers.NoopResetEnv: (),
     atari_wrappers.FireResetEnv: (),

@@ -83,9 +83,8 @@ def resolve(env_id: str) -> str:
                 raise UsageError(
                     f"--env-name {env_id} needs the {extra} extra ({error}): pip install -e '.[{extra}]'"
                 ) from error
-    if dm := DM_CONTROL.match(env_id):
-        env_id = f"dm_control/{dm[1]}-{dm[2]}-v0"
-    module, colon, registered = env_id.rpartition(":")
+    dm = DM_CONTROL.match(env_id)
+    module, colon, registered = (f"dm_control/{dm[1]}-{dm[2]}-v0" if dm else env_id).rpartition(":")
     if colon:
         try:
             importlib.import_module(module)
@@ -96,7 +95,7 @@ def resolve(env_id: str) -> str:
         gym.spec(newest)
     except gym.error.Error as error:
         raise UsageError(f"--env-name {env_id}: {' '.join(str(error).split())}") from error
-    return newest
+    return f"{module}{colon}{newest}"  # with its module, so that a worker process imports it too
 
 
 def _newest_if_retired(env_id: str) -> str:

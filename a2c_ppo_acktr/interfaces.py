@@ -67,10 +67,10 @@ class Step(NamedTuple):
     """One step of N environments as a storage sees it."""
 
     obs: Tree
-    masks: Tensor
-    """[N] 0 where `obs` is the first of an episode."""
     carry: Tensor
     """[N, H] state before `obs` was read."""
+    masks: Tensor
+    """[N] 0 where `obs` is the first of an episode."""
     signals: dict[str, Tensor]
     action: Tensor
     extras: dict[str, Tensor]

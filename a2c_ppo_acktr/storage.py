@@ -18,9 +18,9 @@ class Batch(NamedTuple):
     """Samples of a rollout: `[B]`, or `[T, n]` of whole environments for recurrent policies."""
 
     obs: Tree
-    masks: Tensor
     carry: Tensor
     """`[n, H]` before the first step of each sequence; not indexed for feed-forward batches."""
+    masks: Tensor
     signals: dict[str, Tensor]
     actions: Tensor
     values: Tensor
@@ -131,8 +131,8 @@ class RolloutStorage:
         """The rollout as one batch: `[T * N]`, or `[T, N]` for recurrent policies."""
         batch = Batch(
             index(self.obs, slice(0, -1)),
-            self.masks[:-1],
             self.carry,
+            self.masks[:-1],
             self.signals,
             self.actions,
             self.values,

@@ -27,6 +27,8 @@ def _work(pipe: Any, pickled_factories: bytes) -> None:
             pipe.send(("result", getattr(envs, method)(*args, **kwargs)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+    except EnvironmentCrash as crash:
+        pipe.send(("error", str(crash)))
     except Exception:  # whatever a third-party environment raises is reported where the user reads it
         pipe.send(("error", traceback.format_exc()))
     finally:
@@ -67,7 +69,7 @@ class SubprocEnvs(Envs):
             code = self._processes[worker].exitcode
             raise EnvironmentCrash(f"environment worker {worker} died (exit code {code})") from error
         if kind == "error":
-            raise EnvironmentCrash(f"an environment of worker {worker} failed:\n{value}")
+            raise EnvironmentCrash(f"in worker {worker}: {value}")
         return value
 
     def _send(self, worker: int, method: str, *args: Any, **kwargs: Any) -> None:

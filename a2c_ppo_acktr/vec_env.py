@@ -1,5 +1,6 @@
 """Vectorized environments behind Stable-Baselines3's VecEnv, with a call that costs no dictionary per environment."""
 
+import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -117,17 +118,20 @@ class DummyEnvs(Envs):
         terminated, truncated = np.empty(num, np.bool_), np.empty(num, np.bool_)
         ended: list[tuple[int, Tree, float, int]] = []
         signals = {k: np.empty((num, *leaf_shape(space)), space.dtype) for k, space in self.signal_spaces.items()}
-        for i, env in enumerate(self.envs):
-            next_obs, reward[i], terminated[i], cut, info = env.step(actions[i])
-            truncated[i] = cut and not terminated[i]  # an end on the last allowed step is an end
-            if terminated[i] or truncated[i]:
-                statistics = info.get("episode", {"r": np.nan, "l": 0})
-                final_obs = next_obs
-                next_obs, info = env.reset()
-                ended.append((i, final_obs, statistics["r"], statistics["l"]))
-            assign(obs, i, next_obs)
-            for name, values in signals.items():
-                values[i] = info[name]
+        try:
+            for i, env in enumerate(self.envs):
+                next_obs, reward[i], terminated[i], cut, info = env.step(actions[i])
+                truncated[i] = cut and not terminated[i]  # an end on the last allowed step is an end
+                if terminated[i] or truncated[i]:
+                    statistics = info.get("episode", {"r": np.nan, "l": 0})
+                    final_obs = next_obs
+                    next_obs, info = env.reset()
+                    ended.append((i, final_obs, statistics["r"], statistics["l"]))
+                assign(obs, i, next_obs)
+                for name, values in signals.items():
+                    values[i] = info[name]
+        except Exception as error:  # whatever a third-party environment raises ends the run with its own traceback
+            raise EnvironmentCrash(f"environment {i} failed:\n{traceback.format_exc()}") from error
         self.signals = signals
         return StepArrays(obs, reward, terminated, truncated, self._ended_arrays(ended), signals)
 

@@ -180,10 +180,11 @@ class Counter(ProbeEnv):
     """Observation t, reward t, ends or is cut at random: bookkeeping can be read off the numbers."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    episode = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        self.t, self.episode = 0, getattr(self, "episode", -1) + 1
+        self.episode += 1
         return self.observe(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -193,6 +194,13 @@ class Counter(ProbeEnv):
 
     def observe(self) -> np.ndarray:
         return np.array([self.t, self.episode], np.float64)
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"episode": self.episode}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self.episode = state["episode"]
 
 
 class Crash(ProbeEnv):

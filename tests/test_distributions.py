@@ -37,7 +37,7 @@ def pairs():
     yield Bernoulli(logits), td.Independent(td.Bernoulli(logits=logits), 1)
 
 
-@pytest.mark.parametrize("ours, theirs", pairs(), ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize(("ours", "theirs"), pairs(), ids=lambda d: type(d).__name__)
 def test_log_prob_and_entropy_equal_torch_distributions(ours, theirs):
     actions = theirs.sample()
     torch.testing.assert_close(ours.log_prob(actions), theirs.log_prob(actions))

@@ -1,0 +1,196 @@
+"""Learning results against published figures: `python benchmarks/campaign.py --rows ppo-cheetah`.
+
+Runs the rows of `rows.py`, a few processes of one thread at a time. Ctrl-C saves and stops; the same command continues.
+Each row's results go to `results/<row>.csv`, its learning curves to `results/<row>_curves.csv`. `--table` and `--plot`
+show what there is. `--steps` makes a short trial, kept apart from the results.
+"""
+
+import argparse
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
+from benchmarks import curves, records
+from benchmarks.rows import ROWS, Row
+from benchmarks.runs import Busy, Changed, Job, Run
+
+HERE = Path(__file__).resolve().parent
+POLL_SECONDS, STATUS_SECONDS = 0.2, 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is run, and where it goes."""
+
+    rows: list[Row]
+    seeds: dict[str, tuple[int, ...]]
+    work: Path
+    results: Path
+    trial: bool
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every seed of every row, row after row."""
+        return [Run(row, seed, self.work) for row in self.rows for seed in self.seeds[row.name]]
+
+
+def make_plan(names: Sequence[str], seeds: Sequence[int] | None, steps: int | None, folder: Path = HERE) -> Plan:
+    """Rows by name; with `steps` a trial, whose runs and results stay in a work folder of its own."""
+    rows = [ROWS[name] for name in names]
+    work, results = folder / "work", folder / "results"
+    if steps is not None:
+        rows = [dataclasses.replace(row, steps=steps) for row in rows]
+        work = work / f"trial-{steps}"
+        results = work / "results"
+    return Plan(rows, {row.name: tuple(seeds or row.seeds) for row in rows}, work, results, steps is not None)
+
+
+def collect(plan: Plan, row: Row) -> list[records.Record]:
+    """The row's CSV, brought up to date with the runs at hand."""
+    runs = [run for run in plan.runs if run.row is row]
+    stored = records.current(row, records.read(plan.results / f"{row.name}.csv"))
+    found = [record for run in runs for record in run.records()]
+    return records.merge(stored, records.current(row, found))
+
+
+def save(plan: Plan, row: Row) -> None:
+    """Write the row's CSV, if there is anything to say."""
+    if found := collect(plan, row):
+        records.write(plan.results / f"{row.name}.csv", found)
+
+
+class Scheduler:
+    """Keeps `jobs` runs going until all have ended or a signal arrives; the first one saves, a second one kills."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self, plan: Plan, jobs: int) -> None:
+        self.plan, self.slots = plan, jobs
+        self.waiting = [run for run in plan.runs if run.state != "finished"]
+        self.active: list[Job] = []
+        self.failures = 0
+        self.signum: int | None = None
+
+    def run(self) -> int:
+        """Returns the exit code."""
+        previous = {signum: signal.signal(signum, self._on_signal) for signum in self.SIGNALS}
+        told = time.monotonic()
+        try:
+            while self.active or (self.waiting and self.signum is None):
+                self._start_what_fits()
+                time.sleep(POLL_SECONDS)
+                for job in list(self.active):
+                    self._poll(job)
+                if time.monotonic() - told >= STATUS_SECONDS:
+                    told = time.monotonic()
+                    self._tell_status()
+        finally:
+            for job in self.active:
+                job.stop()
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+        if self.signum is not None:
+            print("stopped: the same command continues", flush=True)
+            return 128 + self.signum
+        return 1 if self.failures else 0
+
+    def _on_signal(self, signum: int, frame: object) -> None:
+        kill = self.signum is not None
+        self.signum = signum
+        for job in self.active:
+            job.stop(signal.SIGKILL if kill else signal.SIGTERM)
+
+    def _start_what_fits(self) -> None:
+        while self.waiting and len(self.active) < self.slots and self.signum is None:
+            run = self.waiting.pop(0)
+            begun = run.state
+            try:
+                job = Job(run)
+            except (Busy, Changed) as reason:
+                print(f"{run}: skipped: {reason}", flush=True)
+                self.failures += 1
+                continue
+            self.active.append(job)
+            if self.signum is not None:  # the signal came while the job was being started
+                job.stop()
+            print(f"{run}: {'continuing' if begun == 'resumable' else 'starting'}", flush=True)
+
+    def _poll(self, job: Job) -> None:
+        code = job.poll()
+        if code is None:
+            return
+        self.active.remove(job)
+        run = job.run
+        if job.complete(code):
+            run.finish(self.plan.results)
+            values = ", ".join(f"{record.metric} {record.value}" for record in run.records())
+            print(f"{run}: finished, {values}", flush=True)
+        elif job.stopped:
+            print(f"{run}: stopped at {run.progress()[0]:,} steps", flush=True)
+        else:
+            self.failures += 1
+            print(f"{run}: failed with exit code {code}\n{job.last_words()}", flush=True)
+        save(self.plan, run.row)
+
+    def _tell_status(self) -> None:
+        for job in self.active:
+            steps, seconds = job.run.progress()
+            print(f"{job.run}: {steps:,} of {job.run.row.steps:,} steps, {seconds:.0f} s", flush=True)
+
+
+def report(plan: Plan, console: Console) -> None:
+    """Print the table."""
+    lines = [records.line(row, collect(plan, row), plan.seeds[row.name]) for row in plan.rows]
+    title = "TRIAL, not a result" if plan.trial else "against published figures (std over seeds)"
+    console.print(records.table(lines, title))
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`3` is seeds 1, 2, 3; `4,7` is these two, and `4,` is one."""
+    numbers = tuple(int(part) for part in text.split(",") if part)
+    if "," not in text:
+        numbers = tuple(range(1, numbers[0] + 1))
+    if not numbers:
+        raise ValueError(text)
+    return numbers
+
+
+def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated (default: all)")
+    parser.add_argument("--seeds", type=parse_seeds, help="a number n for 1..n, or a list (default: each row's own)")
+    parser.add_argument("--steps", type=lambda text: int(float(text)), help="a trial of so many steps, kept apart")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each (default: %(default)s)")
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="only draw the learning curves")
+    options = parser.parse_args(argv)
+    options.rows = options.rows.split(",")
+    if unknown := [name for name in options.rows if name not in ROWS]:
+        parser.error(f"--rows {','.join(unknown)}: choose from {', '.join(ROWS)}")
+    if options.jobs < 1 or (options.steps is not None and options.steps < 1):
+        parser.error("--jobs and --steps must be at least 1")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse_options(argv)
+    plan = make_plan(options.rows, options.seeds, options.steps)
+    console = Console()
+    if options.plot is not None:
+        drawn = curves.plot(options.rows, plan.results, options.plot)
+        print(f"{options.plot}: {', '.join(drawn)}" if drawn else "no finished run of these rows: nothing drawn")
+        return 0 if drawn else 1
+    code = 0 if options.table else Scheduler(plan, options.jobs).run()
+    report(plan, console)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Results of rows: one small CSV each, and the table against published figures."""
+
+import csv
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.table import Table
+
+from benchmarks.rows import Row
+
+METRICS = {"training": "training return of the last 100 episodes", "evaluation": "evaluation over 100 episodes"}
+
+
+class Record(NamedTuple):
+    """One metric of one run, as in the CSV."""
+
+    row: str
+    seed: int
+    steps: int
+    seconds: float
+    commit: str
+    command: str
+    metric: str
+    value: float | None
+    finished: bool
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a row; none where the file is missing."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            Record(
+                row=line["row"],
+                seed=int(line["seed"]),
+                steps=int(line["steps"]),
+                seconds=float(line["seconds"]),
+                commit=line["commit"],
+                command=line["command"],
+                metric=line["metric"],
+                value=float(line["value"]) if line["value"] else None,
+                finished=line["finished"] == "True",
+            )
+            for line in csv.DictReader(file)
+        ]
+
+
+def current(row: Row, found: Iterable[Record]) -> list[Record]:
+    """The records that the row's present command made; others are of a row that has changed since."""
+    return [record for record in found if record.command == row.command(record.seed)]
+
+
+def merge(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
+    """The newer record of each seed and metric; a finished one gives way only to a finished one."""
+    merged = {(record.seed, record.metric): record for record in old}
+    for record in new:
+        key = record.seed, record.metric
+        if record.finished or key not in merged or not merged[key].finished:
+            merged[key] = record
+    return [merged[key] for key in sorted(merged)]
+
+
+def write(path: Path, records: Iterable[Record]) -> None:
+    """Write the records of a row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Record._fields)
+        for record in records:
+            value = "" if record.value is None else f"{record.value:.4f}"
+            writer.writerow(record._replace(seconds=round(record.seconds, 1), value=value))
+
+
+class Line(NamedTuple):
+    """One row of the table."""
+
+    row: str
+    compared: str
+    mean: float | None
+    spread: float | None
+    values: list[float]
+    published: str
+    source: str
+    steps: str
+    state: str
+
+
+def line(row: Row, found: Iterable[Record], seeds: Sequence[int]) -> Line:
+    """Mean and standard deviation (n - 1) over the finished seeds, and whether all of `seeds` have finished."""
+    own = [record for record in current(row, found) if record.metric == row.metric and record.seed in seeds]
+    finished = [record for record in own if record.finished and record.value is not None]
+    values = [record.value for record in finished if record.value is not None]
+    running = max((record.steps for record in own if not record.finished), default=None)
+    state = "finished" if len(finished) == len(seeds) else f"UNFINISHED {len(finished)}/{len(seeds)} seeds"
+    if running is not None:
+        state += f", one at {running:,} steps"
+    return Line(
+        row=row.name,
+        compared=METRICS[row.metric],
+        mean=statistics.fmean(values) if values else None,
+        spread=statistics.stdev(values) if len(values) > 1 else None,
+        values=values,
+        published=row.published,
+        source=row.source,
+        steps=f"{row.steps:,}",
+        state=state,
+    )
+
+
+def table(lines: Iterable[Line], title: str) -> Table:
+    """Rows against published figures."""
+    view = Table(title=title, show_lines=True)
+    for name in ("row", "mean ± std (each seed)", "published", "state"):
+        view.add_column(name)
+    for one in lines:
+        mean = "none finished" if one.mean is None else f"{one.mean:.2f}"
+        spread = "" if one.spread is None else f" ± {one.spread:.2f}"
+        values = f"\n({', '.join(f'{value:.2f}' for value in one.values)})" if one.values else ""
+        view.add_row(
+            f"{one.row}\n{one.steps} steps, {one.compared}",
+            mean + spread + values,
+            f"{one.published}\n{one.source}",
+            one.state,
+            style=None if one.state == "finished" else "yellow",
+        )
+    return view

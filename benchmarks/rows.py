@@ -1,0 +1,72 @@
+"""The rows of the results table: what is run, and the published figure beside it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim about learning."""
+
+    name: str
+    flags: str
+    """Command line of main.py, without steps and seed."""
+    steps: int
+    seeds: tuple[int, ...]
+    published: str
+    """The figures as their source gives them."""
+    reference: float
+    """The one number to compare the mean with."""
+    source: str
+    metric: str = "training"
+    """`training`: mean return of the last 100 training episodes. `evaluation`: of 100 episodes after training, the most
+    probable action, normalizers frozen."""
+
+    def command(self, seed: int) -> str:
+        """What makes this result, from the repository's root."""
+        return f"python main.py {self.flags} --num-env-steps {self.steps} --seed {seed} --torch-threads 1"
+
+
+UPSTREAM_V5 = "upstream's trainer ported to Gymnasium, v5 environments, training return"
+
+_ROWS = [
+    Row(
+        "ppo-reacher-limits",
+        "--algo ppo --env-name Reacher-v5 --preset mujoco",
+        steps=1_000_000,
+        seeds=(1, 2, 3),
+        published="-4.56 (-5.06, -4.84, -3.78)",
+        reference=-4.56,
+        source=UPSTREAM_V5,
+    ),
+    Row(
+        "ppo-reacher-no-limits",
+        "--algo ppo --env-name Reacher-v5 --use-gae --num-steps 2048 --num-processes 1 --lr 3e-4 --entropy-coef 0 "
+        "--value-loss-coef 0.5 --ppo-epoch 10 --num-mini-batch 32 --gamma 0.99 --gae-lambda 0.95 "
+        "--use-linear-lr-decay",
+        steps=1_000_000,
+        seeds=(1, 2, 3),
+        published="-6.24 (-5.4, -7.07)",
+        reference=-6.24,
+        source=UPSTREAM_V5,
+    ),
+    Row(
+        "ppo-cheetah",
+        "--algo ppo --env-name HalfCheetah-v5 --preset mujoco",
+        steps=1_000_000,
+        seeds=(1, 2, 3),
+        published="2512 (4178, 1796, 1562)",
+        reference=2512.0,
+        source=UPSTREAM_V5,
+    ),
+    Row(
+        "a2c-cartpole",
+        "--algo a2c --env-name CartPole-v1 --preset classic",
+        steps=500_000,
+        seeds=(1, 2, 3),
+        published="500",
+        reference=500.0,
+        source="RL Zoo, evaluation",
+        metric="evaluation",
+    ),
+]
+ROWS = {row.name: row for row in _ROWS}
