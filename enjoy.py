@@ -92,8 +92,8 @@ def enjoy(args: Any) -> None:
             evaluate(algorithm, envs, num_episodes, explore=args.non_det, on_step=on_step)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def make_parser() -> arguments.Parser:
+    """The flags."""
     parser = arguments.Parser(prog="enjoy.py", description=__doc__)
     reader = arguments.bounded_int
     parser.add_argument("--load-dir", default="./trained_models/", help="<save-dir>/<algo>, a run folder or a file")
@@ -108,8 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="episodes (default: until stopped; 1 with --video)",
     )
     parser.add_argument("--video", default=None, metavar="FILE", help="write a film instead of opening a window")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
     try:
-        enjoy(parser.parse_args(argv))
+        enjoy(make_parser().parse_args(argv))
     except (UsageError, UnsupportedSpace) as error:
         print(f"enjoy.py: error: {error}", file=sys.stderr)
         return 2

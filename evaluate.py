@@ -104,8 +104,8 @@ def load_agent(
     return algorithm, envs
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def make_parser() -> arguments.Parser:
+    """The flags."""
     parser = arguments.Parser(prog="evaluate.py", description=__doc__)
     reader = arguments.bounded_int
     parser.add_argument("--load-dir", default="./trained_models/", help="<save-dir>/<algo>, a run folder or a file")
@@ -115,9 +115,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=reader("--seed", 0), default=1, help="of actions and environments (default: 1)")
     parser.add_argument("--non-det", action="store_true", default=False, help="sample actions")
     parser.add_argument("--json", default=None, metavar="FILE", help="write the result there")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
     try:
-        args = parser.parse_args(argv)
-        result = run(args)
+        result = run(make_parser().parse_args(argv))
     except (UsageError, UnsupportedSpace) as error:
         print(f"evaluate.py: error: {error}", file=sys.stderr)
         return 2

@@ -61,6 +61,8 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, space: spaces.Space, hidden_size: int = 512, last_filters: int = 32) -> None:
         super().__init__()
+        if not is_image(space):
+            raise UnsupportedSpace(f"a network for images (CNNBase) cannot read {space}")
         channels, height, width = leaf_shape(space)
         relu_gain = math.sqrt(2)
         if min(height, width) >= SMALLEST_NATURE_IMAGE:

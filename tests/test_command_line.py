@@ -1,0 +1,267 @@
+"""Flags, help, and bad input: one clear line, exit code 2, nothing created."""
+
+import io
+import pickle
+import re
+import shlex
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import enjoy
+import evaluate
+import main
+from a2c_ppo_acktr import arguments, checkpoint
+from a2c_ppo_acktr.algo import ALGORITHMS
+from a2c_ppo_acktr.utils import UsageError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def parse(line):
+    return arguments.parse(shlex.split(line))
+
+
+BAD = [
+    ("--env-name NoSuchEnv-v0", "NoSuchEnv-v0"),
+    ("--env-name CartPol-v1", "Did you mean: `CartPole`"),
+    ("--algo pppo", "choose from a2c, ppo"),
+    ("--env-name CartPole-v1 --learning-rate 3", "--learning-rate"),
+    ("--env-name CartPole-v1 --num-proceses 3", "did you mean --num-processes"),
+    ("--num-env-steps -5", "at least 1"),
+    ("--num-env-steps 1.5", "an integer"),
+    ("--num-env-steps many", "an integer"),
+    ("--num-steps 0", "at least 1 step"),
+    ("--gamma 1.5", "between 0 and 1"),
+    ("--lr nan", "--lr nan"),
+    ("--lr", "--lr"),
+    ("--num-process 3", "--num-process"),  # no abbreviations
+    ("--env-name CartPole-v1 --algo ppo --num-mini-batch 81", "80 samples"),
+    ("--env-name CartPole-v1 --algo ppo --num-steps 2 --num-processes 2", "4 samples"),
+    ("--env-name CartPole-v1 --algo ppo --recurrent-policy", "16 at most"),
+    ("--env-name CartPole-v1 --nn-base CNNBase", "CNNBase"),
+    ("--env-name CartPole-v1 --nn-base-kwargs hidden_size", "name=value"),
+    ("--env-name CartPole-v1 --nn-base-kwargs hiden_size=3", "hiden_size"),
+    ("--env-name Pendulum-v1 --env-kwargs gravitas=1", "gravitas"),
+    ("--env-name CartPole-v1 --vec-env fast", "auto, dummy, subproc"),
+    ("--env-name CartPole-v1 --frame-stack 4", "only images"),
+    ("--env-name CartPole-v1 --preset nothing", "classic"),
+    ("--env-name CartPole-v1 --gail", "--gail"),
+    ("--resume nowhere", "nowhere"),
+    ("--env-name CartPole-v1 --resume", "runs/CartPole-v1__a2c__1__"),
+]
+
+
+@pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.parametrize(("line", "says"), BAD, ids=[line for line, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2_and_creates_nothing(line, says, capsys, tmp_path):
+    assert main.main(shlex.split(line)) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert errors[0].startswith("main.py: error: ")
+    assert says in errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+class Payload:
+    """Creates a file when unpickled."""
+
+    def __reduce__(self):
+        return (open, ("pwned", "w"))
+
+
+def bad_checkpoint(kind, path):
+    checkpoint.save(path, {"settings": {}, "weights": torch.zeros(10_000)})
+    if kind == "missing":
+        path.unlink()
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-2000])
+    elif kind == "damaged":
+        content = bytearray(path.read_bytes())
+        content[200:400] = bytes(200)
+        path.write_bytes(bytes(content))
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "other format":
+        torch.save({"state_dict": torch.zeros(3)}, path)
+    elif kind == "other version":
+        checkpoint.save(path, {"version": 99})
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.txt", "hello")
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(Payload()))
+    elif kind == "torch pickle":
+        torch.save({"format": checkpoint.FORMAT, "version": 1, "x": Payload()}, path)
+
+
+KINDS = ["missing", "truncated", "damaged", "empty", "other format", "other version", "zip", "pickle", "torch pickle"]
+
+
+@pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_checkpoints_are_refused_in_one_line_and_run_no_code(kind, capsys, tmp_path):
+    bad_checkpoint(kind, tmp_path / "bad.pt")
+    before = sorted(tmp_path.iterdir())
+    for program, argv in [
+        (main, ["--resume", "bad.pt"]),
+        (evaluate, ["--load-dir", "bad.pt", "--env-name", "CartPole-v1"]),
+        (enjoy, ["--load-dir", "bad.pt", "--env-name", "CartPole-v1", "--video", "film.mp4"]),
+    ]:
+        assert program.main(argv) == 2
+        errors = capsys.readouterr().err.splitlines()
+        assert len(errors) == 1, errors
+        assert "bad.pt" in errors[0]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_any_cut_of_a_checkpoint_is_refused():
+    path = io.BytesIO()
+    torch.save({"format": checkpoint.FORMAT, "version": 1, "w": torch.zeros(100)}, path)
+    whole = path.getvalue()
+    for length in range(0, len(whole) - 1, 37):
+        target = Path(torch.hub.tempfile.gettempdir()) / "cut.pt"
+        target.write_bytes(whole[:length])
+        with pytest.raises(UsageError):
+            checkpoint.load(target)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_help_shows_the_flags_of_the_algorithm_and_their_defaults(algorithm, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main.main(["--algo", algorithm, "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "discount of rewards (default: 0.99)" in text
+    assert ("--target-kl" in text) == (algorithm == "ppo")
+    assert ("--norm-adv " in text) == (algorithm == "a2c")
+
+
+UPSTREAM_DEFAULTS = {
+    "algo": "a2c",
+    "gail": False,
+    "gail_experts_dir": "./gail_experts",
+    "gail_batch_size": 128,
+    "gail_epoch": 5,
+    "seed": 1,
+    "cuda_deterministic": False,
+    "num_processes": 16,
+    "num_steps": 5,
+    "num_env_steps": 10_000_000,
+    "env_name": "PongNoFrameskip-v4",
+    "save_dir": "./trained_models/",
+    "eval_interval": None,
+}
+UPSTREAM_CONFIG = {
+    "lr": 7e-4,
+    "eps": 1e-5,
+    "alpha": 0.99,
+    "gamma": 0.99,
+    "use_gae": False,
+    "gae_lambda": 0.95,
+    "entropy_coef": 0.01,
+    "value_loss_coef": 0.5,
+    "max_grad_norm": 0.5,
+    "use_proper_time_limits": False,
+    "recurrent_policy": False,
+    "use_linear_lr_decay": False,
+}
+
+
+def test_upstream_defaults_are_kept():
+    args = parse("")
+    assert {name: getattr(args, name) for name in UPSTREAM_DEFAULTS} == UPSTREAM_DEFAULTS
+    for algorithm in ALGORITHMS:
+        config = parse(f"--algo {algorithm}").config
+        assert {name: getattr(config, name) for name in UPSTREAM_CONFIG} == UPSTREAM_CONFIG
+    ppo = parse("--algo ppo").config
+    assert (ppo.ppo_epoch, ppo.num_mini_batch, ppo.clip_param) == (4, 32, 0.2)
+
+
+ALL_UPSTREAM_FLAGS = (
+    "--gail-experts-dir x --gail-batch-size 3 --gail-epoch 2 --lr 1e-3 --eps 1e-4 --alpha 0.9 --gamma 0.9 --use-gae "
+    "--gae-lambda 0.9 --entropy-coef 0 --value-loss-coef 1 --max-grad-norm 1 --seed 3 --cuda-deterministic "
+    "--num-processes 4 --num-steps 8 --ppo-epoch 2 --num-mini-batch 4 --clip-param 0.1 --log-interval 1 "
+    "--save-interval 7 --eval-interval 9 --num-env-steps 10e6 --env-name CartPole-v1 --log-dir /x --save-dir y "
+    "--no-cuda --use-proper-time-limits --recurrent-policy --use-linear-lr-decay"
+)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_upstream_flag_is_accepted_and_idle_ones_get_one_line(algorithm, capsys):
+    args = parse(f"--algo {algorithm} {ALL_UPSTREAM_FLAGS}")
+    assert (args.num_env_steps, args.cuda, args.config.lr, args.save_interval) == (10_000_000, False, 1e-3, 7)
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 1
+    assert ("--ppo-epoch has no effect" in warnings[0]) == (algorithm == "a2c")
+    assert ("--alpha has no effect" in warnings[0]) == (algorithm == "ppo")
+    assert "--gail-epoch has no effect without --gail" in warnings[0]
+
+
+RECIPES = [
+    '--env-name "PongNoFrameskip-v4"',
+    '--env-name "PongNoFrameskip-v4" --algo ppo --use-gae --lr 2.5e-4 --clip-param 0.1 --value-loss-coef 0.5 '
+    "--num-processes 8 --num-steps 128 --num-mini-batch 4 --log-interval 1 --use-linear-lr-decay --entropy-coef 0.01",
+    '--env-name "Reacher-v2" --num-env-steps 1000000',
+    '--env-name "Reacher-v2" --algo ppo --use-gae --log-interval 1 --num-steps 2048 --num-processes 1 --lr 3e-4 '
+    "--entropy-coef 0 --value-loss-coef 0.5 --ppo-epoch 10 --num-mini-batch 32 --gamma 0.99 --gae-lambda 0.95 "
+    "--num-env-steps 1000000 --use-linear-lr-decay --use-proper-time-limits",
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["atari a2c", "atari ppo", "mujoco a2c", "mujoco ppo"])
+@pytest.mark.usefixtures("_elsewhere")
+def test_upstream_recipe_runs_its_first_updates(recipe, capsys):
+    args = parse(recipe)
+    args.num_env_steps, args.log_interval = 2 * args.num_steps * args.num_processes, 1
+    main.train(args)
+    assert "Updates 2, num timesteps" in capsys.readouterr().out
+
+
+def test_presets_are_the_recipes_and_flags_beside_them_win():
+    recipe, preset = parse(RECIPES[3]), parse("--env-name Reacher-v2 --algo ppo --preset mujoco --num-env-steps 1e6")
+    assert preset.config == recipe.config
+    assert (preset.num_steps, preset.num_processes) == (2048, 1)
+    assert parse("--lr 1 --algo ppo --preset mujoco --num-mini-batch 8").config.lr == 1
+    assert parse(RECIPES[1]).config == parse("--algo ppo --preset atari").config
+
+
+def test_values_of_key_value_flags():
+    args = parse("--env-name CartPole-v1 --env-kwargs a=1 b=2.5 c=True d=None e=[1,2.0,x] f=word g=1e3")
+    assert args.env_kwargs == {"a": 1, "b": 2.5, "c": True, "d": None, "e": [1, 2.0, "x"], "f": "word", "g": 1000.0}
+
+
+def test_settings_survive_the_checkpoints_plain_form():
+    args = parse("--algo ppo --env-name CartPole-v1 --num-mini-batch 4 --nn-base-kwargs hidden_size=32")
+    assert arguments.from_plain(checkpoint.to_plain(arguments.to_plain(args))) == args
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.S)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    return [part.strip() for line in joined.splitlines() for part in line.split("&&")]
+
+
+def test_every_command_of_the_readme_is_parsed():
+    programs = {"main.py": 0, "evaluate.py": 0, "enjoy.py": 0}
+    for command in readme_commands():
+        words = shlex.split(command, comments=True)
+        script = next((i for i, word in enumerate(words) if word in programs), None)
+        if script is None:
+            continue
+        programs[words[script]] += 1
+        argv = [word for word in words[script + 1 :] if word != "--help"]
+        if words[script] == "main.py" and "--resume" not in argv:
+            arguments.parse(argv)
+        elif words[script] != "main.py":
+            module = {"evaluate.py": evaluate, "enjoy.py": enjoy}[words[script]]
+            module.make_parser().parse_args(argv)
+    assert all(count > 0 for count in programs.values()), programs

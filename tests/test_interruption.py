@@ -1,0 +1,113 @@
+"""Real processes, real signals: what was saved stays, nothing is left running."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from a2c_ppo_acktr import checkpoint
+
+MAIN = str(Path(__file__).parent.parent / "main.py")
+FLAGS = "--env-name CartPole-v1 --num-env-steps 1e9 --torch-threads 1 --log-dir run --save-dir saved".split()
+
+
+def start(folder, *flags):
+    command = [sys.executable, MAIN, *FLAGS, *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def wait_for(path, timeout=60):
+    deadline = time.monotonic() + timeout
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+
+
+def alive_in_session(pid):
+    found = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(pid)], capture_output=True, text=True).stdout
+    return [line for line in found.splitlines() if " Z" not in line]
+
+
+@pytest.mark.parametrize("backend", ["dummy", "subproc"])
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a_signal_ends_the_run_within_five_seconds_with_a_checkpoint_and_no_process_left(tmp_path, sig, backend):
+    process = start(tmp_path, "--save-interval", "20", "--vec-env", backend)
+    wait_for(tmp_path / "run" / "checkpoints" / "latest.pt")
+    first = checkpoint.load(tmp_path / "run" / "checkpoints" / "latest.pt")["update"]
+    asked = time.monotonic()
+    if sig == signal.SIGINT:
+        os.killpg(process.pid, sig)  # a terminal's Ctrl-C reaches the whole group
+    else:
+        process.send_signal(sig)
+    out, err = process.communicate(timeout=20)
+    assert time.monotonic() - asked < 5
+    assert process.returncode == 128 + sig
+    assert "continue with" in out
+    assert not err.strip()
+    assert checkpoint.load(tmp_path / "run" / "checkpoints" / "latest.pt")["update"] > first
+    assert checkpoint.load(tmp_path / "saved" / "a2c" / "CartPole-v1.pt")["update"] > first
+    time.sleep(0.3)
+    assert not alive_in_session(process.pid)
+
+
+def test_a_signal_in_a_slow_update_still_ends_the_run_and_the_last_checkpoint_stands(tmp_path):
+    slow = "--algo ppo --num-steps 4096 --num-mini-batch 1024 --ppo-epoch 1000"
+    process = start(tmp_path, *slow.split())
+    wait_for(tmp_path / "run" / "config.json")
+    time.sleep(4)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert 2.5 < time.monotonic() - asked < 5
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not alive_in_session(process.pid)
+
+
+def test_workers_end_when_the_run_is_killed(tmp_path):
+    process = start(tmp_path, "--save-interval", "20", "--vec-env", "subproc")
+    wait_for(tmp_path / "run" / "checkpoints" / "latest.pt")
+    assert len(alive_in_session(process.pid)) >= 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 5
+    while alive_in_session(process.pid):
+        assert time.monotonic() < deadline, alive_in_session(process.pid)
+        time.sleep(0.05)
+
+
+def test_sigkill_at_random_moments_leaves_a_checkpoint_that_loads_and_resumes(tmp_path):
+    """Four kills here; `benchmarks/kill.py` makes twenty."""
+    rng = random.Random(0)
+    latest, update = tmp_path / "run" / "checkpoints" / "latest.pt", 0
+    process = start(tmp_path, "--save-interval", "1")
+    wait_for(latest)
+    for _ in range(4):
+        time.sleep(rng.uniform(0.0, 0.4))
+        process.kill()
+        process.communicate()
+        now = checkpoint.load(latest)["update"]
+        assert now > update
+        update = now
+        before = latest.stat().st_mtime_ns
+        process = start(tmp_path, "--resume", "run", "--save-interval", "1")
+        deadline = time.monotonic() + 60
+        while latest.stat().st_mtime_ns == before:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    process.kill()
+    process.communicate()
