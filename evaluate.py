@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (EnvironmentCrash, OSError) as error:
         print(f"evaluate.py: stopped: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     print("mean {mean:.2f}  std {std:.2f}  min {min:.2f}  max {max:.2f}  n {n}".format(**result))
     return 0
 

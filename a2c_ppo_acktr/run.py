@@ -54,6 +54,8 @@ class Run:
         self._describe()
         if resumed is not None:
             self.logger.say(f"continuing {self.folder} at {collector.env_steps} steps")
+            if collector.env_steps >= total:
+                self.logger.say(f"nothing is left of its {total} steps: raise --num-env-steps to go on")
         if not episodes_continue:
             self.logger.say("the environments' states cannot be restored: every running episode begins anew")
         self.line_clock = Clock(settings["log_interval"], LINE_SECONDS)
@@ -155,9 +157,10 @@ class Run:
 
     def finish(self, interrupted: bool) -> None:
         """Write the last line and checkpoint, and tell the user where things are."""
-        if self.update and not interrupted:
-            self.write_line()
-        self.save()
+        if self.metrics:
+            if not interrupted:
+                self.write_line()
+            self.save()
         mean_return = self.logger.mean_return()
         if mean_return is not None and mean_return > self.best and self.settings["eval_interval"] is None:
             self._save_best(mean_return)
