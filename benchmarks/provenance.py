@@ -1,7 +1,9 @@
 """Which code and machine a number came from."""
 
 import os
+import resource
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -28,3 +30,33 @@ def machine() -> dict[str, str]:
         "cpus": str(os.cpu_count()),
         "commit": commit(),
     }
+
+
+class OtherProcesses:
+    """How many cores everything else on the machine kept busy while our child processes ran.
+
+    With a thread per core, one foreign process can slow a measurement many times: its ratio means nothing.
+    """
+
+    def __init__(self) -> None:
+        self.start, self.busy, self.own = time.perf_counter(), _busy_seconds(), _children_seconds()
+
+    def cores(self) -> float:
+        """Since construction, our children that have ended taken off; NaN where the system does not tell."""
+        elapsed = time.perf_counter() - self.start
+        busy, own = _busy_seconds() - self.busy, _children_seconds() - self.own
+        return max((busy - own) / elapsed, 0.0) if busy == busy else busy
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of all processes and, on a virtual machine, what its host took away."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return float("nan")
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.read_text().split(maxsplit=9)[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -71,7 +71,7 @@ def write(path: Path, records: Iterable[Record]) -> None:
         writer.writerow(Record._fields)
         for record in records:
             value = "" if record.value is None else f"{record.value:.4f}"
-            writer.writerow(record._replace(seconds=round(record.seconds, 1), value=value))
+            writer.writerow((record._asdict() | {"seconds": round(record.seconds, 1), "value": value}).values())
 
 
 class Line(NamedTuple):
@@ -91,10 +91,12 @@ class Line(NamedTuple):
 def line(row: Row, found: Iterable[Record], seeds: Sequence[int]) -> Line:
     """Mean and standard deviation (n - 1) over the finished seeds, and whether all of `seeds` have finished."""
     own = [record for record in current(row, found) if record.metric == row.metric and record.seed in seeds]
-    finished = [record for record in own if record.finished and record.value is not None]
+    finished = [record for record in own if record.finished]
     values = [record.value for record in finished if record.value is not None]
     running = max((record.steps for record in own if not record.finished), default=None)
     state = "finished" if len(finished) == len(seeds) else f"UNFINISHED {len(finished)}/{len(seeds)} seeds"
+    if len(values) < len(finished):
+        state += f", {len(finished) - len(values)} with too few episodes for a value"
     if running is not None:
         state += f", one at {running:,} steps"
     return Line(
@@ -116,7 +118,7 @@ def table(lines: Iterable[Line], title: str) -> Table:
     for name in ("row", "mean ± std (each seed)", "published", "state"):
         view.add_column(name)
     for one in lines:
-        mean = "none finished" if one.mean is None else f"{one.mean:.2f}"
+        mean = "no value yet" if one.mean is None else f"{one.mean:.2f}"
         spread = "" if one.spread is None else f" ± {one.spread:.2f}"
         values = f"\n({', '.join(f'{value:.2f}' for value in one.values)})" if one.values else ""
         view.add_row(

@@ -2,7 +2,8 @@
 
 Acting, stepping, learning and logging, end to end. Project and peer alternate, each measurement in a process of its
 own after a warm-up of two updates; the table shows medians and their ratio. Both sides get the number of threads that
-is better for them, found by a short probe. `--profile CELL` shows where the time of a step goes instead.
+is better for them, found by a short probe. A cell is marked where other processes disturbed it: with a thread per core
+they slow the two sides by very different factors. `--profile CELL` shows where the time of a step goes instead.
 """
 
 import argparse
@@ -21,16 +22,18 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
 from benchmarks.cells import CELLS, Cell
-from benchmarks.provenance import ROOT, machine
+from benchmarks.provenance import ROOT, OtherProcesses, machine
 
 DEFAULT_OUT = Path(__file__).resolve().parent / "throughput.csv"
 LEAST_SECONDS, LEAST_REPEATS = 10.0, 3
 BOUND_SHARE = 0.9
+DISTURBED_CORES = 0.1
 COLUMNS = (
     *("cell", "who", "kind", "repeat", "threads", "steps_per_second", "seconds", "parameters", "gradient_steps"),
-    *("ratio", "goal", "met", "torch", "stable_baselines3", "cpus", "commit"),
+    *("other_cores", "ratio", "goal", "met", "torch", "stable_baselines3", "cpus", "commit"),
 )
-"""kind: probe, run or median; ratio, goal and met are filled in the project's median row."""
+"""kind: probe, run or median; other_cores: what other processes used meanwhile, a median row has the largest; ratio,
+goal and met are filled in the project's median row."""
 
 
 class Measurement(NamedTuple):
@@ -45,6 +48,7 @@ class Measurement(NamedTuple):
     seconds: float
     parameters: int
     gradient_steps: float
+    other_cores: float
 
 
 class Summary(NamedTuple):
@@ -68,10 +72,11 @@ def run_worker(cell: str, who: str, *, threads: int, seconds: float, seed: int, 
     command = [sys.executable, "-m", "benchmarks.measure", cell, who, "--threads", str(threads)]
     command += ["--seconds", str(seconds), "--seed", str(seed), "--device", device]
     limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    others = OtherProcesses()
     done = subprocess.run(command, cwd=ROOT, env=os.environ | limits, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"throughput.py: {' '.join(command[1:])} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]) | {"other_cores": round(others.cores(), 3)}
 
 
 def measure(who: str, cell: Cell, kind: str, repeat: int, threads: int, seconds: float, device: str) -> Measurement:
@@ -102,6 +107,18 @@ def rates(rows: Iterable[Measurement], who: str) -> list[float]:
     return [row.steps_per_second for row in rows if row.who == who and row.kind == "run"]
 
 
+def disturbance(rows: Iterable[Measurement]) -> float:
+    """The most cores that other processes used during one of the measurements."""
+    return max(row.other_cores for row in rows)
+
+
+def verdict(rows: Iterable[Measurement], met: bool) -> str:
+    """Whether the goal is met, if the measurements can tell."""
+    if disturbance(rows) > DISTURBED_CORES:
+        return "disturbed"
+    return "yes" if met else "no"
+
+
 def check_equal_work(rows: Iterable[Measurement]) -> list[str]:
     """One line per quantity that differs between project and peer, although it should not."""
     rows = [row for row in rows if row.who != "bound"]
@@ -116,8 +133,9 @@ def to_csv_rows(rows: list[Measurement], summary: Summary, cell: Cell) -> list[d
         runs = [row for row in rows if row.who == who and row.kind == "run"]
         median = runs[0]._asdict() | {"kind": "median", "repeat": len(runs), "steps_per_second": getattr(summary, who)}
         median["seconds"] = min(row.seconds for row in runs)
+        median["other_cores"] = disturbance(runs)
         if who == "project":
-            median |= {"ratio": round(summary.ratio, 3), "goal": cell.goal, "met": summary.met}
+            median |= {"ratio": round(summary.ratio, 3), "goal": cell.goal, "met": verdict(rows, summary.met)}
         found.append(median)
     for row in found:
         row["steps_per_second"] = round(row["steps_per_second"], 1)
@@ -154,7 +172,7 @@ def table(results: dict[str, tuple[list[Measurement], Summary]], title: str) -> 
             f"{summary.ratio:.2f}",
             f"{summary.bound:,.0f}",
             f"{CELLS[name].goal:g} x",
-            "yes" if summary.met else "no",
+            verdict(rows, summary.met),
         )
     return view
 
@@ -180,7 +198,11 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=LEAST_REPEATS, help="runs of each side (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=LEAST_SECONDS, help="of each run (default: %(default)s)")
     parser.add_argument("--probe-seconds", type=float, default=3.0, help="of a thread probe (default: %(default)s)")
-    parser.add_argument("--threads", default="1,2", help="candidates; a single one is used as it is (default: 1,2)")
+    parser.add_argument(
+        "--threads",
+        default="1,2",
+        help="candidates (default: 1,2); a single one, or for --profile the first, is used as it is",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=None, help=f"CSV file (default: benchmarks/{DEFAULT_OUT.name})")
     parser.add_argument("--profile", metavar="CELL", choices=CELLS, help="show where the project's time goes")
@@ -211,14 +233,13 @@ def main(argv: list[str] | None = None) -> int:
         )
         console.print(profile_table(options.profile, found))
         return 0
-    if (load := os.getloadavg()[0]) > 0.5:
-        console.print(f"[yellow]the machine is not idle (load {load:.1f}): expect noise")
     trial = options.seconds < LEAST_SECONDS or options.repeats < LEAST_REPEATS
     out = options.out or (None if trial else DEFAULT_OUT)
     results: dict[str, tuple[list[Measurement], Summary]] = {}
     for name in options.cells:
         rows = measure_cell(CELLS[name], options)
-        summary = summarize(*(rates(rows, who) for who in ("project", "peer", "bound")), CELLS[name].goal)
+        project, peer, bound = (rates(rows, who) for who in ("project", "peer", "bound"))
+        summary = summarize(project, peer, bound, CELLS[name].goal)
         results[name] = rows, summary
         for line in check_equal_work(rows):
             console.print(f"[red]{name}: {line}")
@@ -226,6 +247,8 @@ def main(argv: list[str] | None = None) -> int:
             write_csv(out, to_csv_rows(rows, summary, CELLS[name]))
     title = "environment steps per second, medians" + (" (short trial, not a result)" if trial else "")
     console.print(table(results, title))
+    if any(disturbance(rows) > DISTURBED_CORES for rows, _ in results.values()):
+        console.print("[yellow]disturbed: other processes were busy meanwhile: measure again on an idle machine")
     console.print(f"written to {out}" if out is not None else "too short to be a result: nothing written without --out")
     return 0
 
