@@ -151,6 +151,24 @@ def test_an_evaluation_leaves_no_trace_in_the_training():
         assert any(row["eval/return_mean"] for row in csv.DictReader(file))
 
 
+@pytest.mark.parametrize("algorithm", ["a2c", "ppo"])
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        "PongNoFrameskip-v4",
+        "ALE/Pong-v5",
+        "HalfCheetahBulletEnv-v0",
+        "dm.cartpole.balance",
+        "tests.probe_envs:MatchChoices-v0",
+    ],
+)
+def test_every_family_trains_for_twenty_updates(env_id, algorithm):
+    argv = f"--algo {algorithm} --env-name {env_id} --num-env-steps 200 --num-processes 2 --log-dir run"
+    main.train(parse(*argv.split(), *(["--num-mini-batch", "2"] if algorithm == "ppo" else [])))
+    assert checkpoint.load("run/checkpoints/latest.pt")["update"] == 20
+    assert checkpoint.upstream_path("trained_models", algorithm, env_id).is_file()
+
+
 def test_a_second_run_into_the_same_folder_destroys_nothing(capsys):
     argv = "--env-name CartPole-v1 --num-env-steps 160 --save-dir= --log-dir run"
     main.train(parse(*argv.split()))
