@@ -86,6 +86,7 @@ def test_env_kwargs_reach_the_environment_and_wrong_ones_are_named():
 
 def test_atari_chain_equals_sb3s_on_both_ids():
     for env_id in ("PongNoFrameskip-v4", "BreakoutNoFrameskip-v4"):
+        resolve(env_id)  # registers it, for SB3 too
         theirs = VecTransposeImage(VecFrameStack(make_atari_env(env_id, 1, seed=3), 4))
         theirs.seed(3)
         ours = make_vec_envs(env_id, 1, seed=3)
