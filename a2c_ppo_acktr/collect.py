@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from a2c_ppo_acktr.interfaces import Ended, Episode, Step, StepArrays
@@ -43,16 +44,16 @@ class Stepper:
             signals=self.signals,
             action=decision.action,
             extras=decision.extras,
-            reward=torch.as_tensor(arrays.reward, dtype=torch.float32, device=self.device),
-            terminated=torch.from_numpy(arrays.terminated).to(self.device),
-            truncated=torch.from_numpy(arrays.truncated).to(self.device),
-            next_obs=to_tensor(arrays.obs, self.device),
+            reward=arrays.reward,
+            terminated=arrays.terminated,
+            truncated=arrays.truncated,
+            next_obs=arrays.obs,
             next_carry=decision.carry,
             ended=ended,
         )
         step = step._replace(next_carry=self.algorithm.observe(decision.carry, step))
-        self.obs, self.carry = step.next_obs, step.next_carry
-        self.masks = (~(step.terminated | step.truncated)).float()
+        self.obs, self.carry = to_tensor(arrays.obs, self.device), step.next_carry
+        self.masks = torch.from_numpy(1.0 - (arrays.terminated | arrays.truncated).astype(np.float32)).to(self.device)
         self.signals = to_tensor(arrays.signals, self.device)
         return step, arrays
 

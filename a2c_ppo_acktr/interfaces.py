@@ -64,7 +64,7 @@ class Ended(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of N environments as a storage sees it."""
+    """One step of N environments as a storage sees it: tensors from the learner, arrays from the environments."""
 
     obs: Tree
     carry: Tensor
@@ -74,11 +74,11 @@ class Step(NamedTuple):
     signals: dict[str, Tensor]
     action: Tensor
     extras: dict[str, Tensor]
-    reward: Tensor
-    terminated: Tensor
-    truncated: Tensor
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
     next_obs: Tree
-    """The next observation; where an episode ended, the first of the next one. The true successor is in `ended`."""
+    """Arrays: the next observations; where an episode ended, the first of the next one (its true successor: `ended`)."""
     next_carry: Tensor
     ended: Ended | None
 

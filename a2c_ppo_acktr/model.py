@@ -1,12 +1,15 @@
 """Networks that act: the actor-critic policy and its bases."""
 
+import functools
 from typing import Any, Protocol
 
+import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.distributions import Distribution, make_head
 from a2c_ppo_acktr.encoders import ImageEncoder, make_encoder
+from a2c_ppo_acktr.fused import NumpyActor, TanhMLP
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.recurrent import GRU
 from a2c_ppo_acktr.spaces import is_image
@@ -26,15 +29,6 @@ class Base(Protocol):
         """
 
 
-def _tanh_mlp(input_size: int, hidden_size: int) -> nn.Sequential:
-    return nn.Sequential(
-        init_orthogonal(nn.Linear(input_size, hidden_size)),
-        nn.Tanh(),
-        init_orthogonal(nn.Linear(hidden_size, hidden_size)),
-        nn.Tanh(),
-    )
-
-
 class MLPBase(nn.Module):
     """Separate actor and critic, two tanh layers each; a GRU in front of both when recurrent.
 
@@ -51,8 +45,8 @@ class MLPBase(nn.Module):
         input_size = self.gru.output_size if self.gru is not None else self.encoder.output_size
         self.carry_size = self.gru.carry_size if self.gru is not None else 0
         self.output_size = hidden_size
-        self.actor = _tanh_mlp(input_size, hidden_size)
-        self.critic = _tanh_mlp(input_size, hidden_size)
+        self.actor = TanhMLP(input_size, hidden_size, hidden_size)
+        self.critic = TanhMLP(input_size, hidden_size, hidden_size)
         self.value = init_orthogonal(nn.Linear(hidden_size, 1))
 
     def forward(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,6 +120,11 @@ class Policy(nn.Module):
         """H, the size of one environment's recurrent state; 0 for feed-forward policies."""
         return self.base.carry_size
 
+    @functools.cached_property
+    def numpy_actor(self) -> NumpyActor | None:
+        """The acting path for small networks on the CPU; None for every other policy."""
+        return NumpyActor(self) if NumpyActor.fits(self) else None
+
     def forward(
         self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor]
     ) -> tuple[Tensor, Distribution, Tensor]:
@@ -138,7 +137,13 @@ class Policy(nn.Module):
     def act(
         self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor], *, deterministic: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Choose actions: value `[N]`, action `[N, ...]`, its log-probability `[N]`, next carry `[N, H]`."""
+        """Choose actions: value `[N]`, action `[N, ...]`, its log-probability `[N]`, next carry `[N, H]`.
+
+        Without autograd, policies that `NumpyActor` fits take its path.
+        """
+        if self.numpy_actor is not None and not signals and not torch.is_grad_enabled():
+            value, action, log_prob = map(torch.from_numpy, self.numpy_actor.act(obs.numpy(), deterministic))
+            return value, action, log_prob, carry
         value, distribution, carry = self(obs, carry, masks, signals)
         action = distribution.mode() if deterministic else distribution.sample()
         return value, action, distribution.log_prob(action), carry

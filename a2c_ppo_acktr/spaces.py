@@ -109,7 +109,7 @@ def to_tensor(tree: Tree, device: torch.device | str = "cpu") -> Tree:
             tensor = tensor.long()
         return tensor.to(device, non_blocking=True)
 
-    return tree_map(convert, tree)
+    return convert(tree) if isinstance(tree, np.ndarray) else tree_map(convert, tree)
 
 
 def is_image(space: spaces.Space) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -28,6 +28,29 @@ def init_orthogonal(module: ModuleT, gain: float = math.sqrt(2)) -> ModuleT:
         elif "bias" in name:
             nn.init.zeros_(parameter)
     return module
+
+
+def flatten_parameters(module: nn.Module) -> nn.Parameter:
+    """Move all parameters of `module`, and their gradients, into one vector each; the modules keep views of it.
+
+    Optimizers, gradient norms and `zero_grad` then cost one operation instead of one per parameter.
+    """
+    parameters = list(module.parameters())
+    flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, values, grads in zip(parameters, flat.data.split(sizes), flat.grad.split(sizes), strict=True):
+        parameter.data = values.view_as(parameter)
+        parameter.grad = grads.view_as(parameter)
+    return flat
+
+
+def clip_grad_norm(flat: nn.Parameter, max_norm: float) -> Tensor:
+    """Scale the gradient of a flat parameter down to `max_norm`; returns its norm before."""
+    assert flat.grad is not None
+    norm = flat.grad.norm()
+    flat.grad.mul_((max_norm / (norm + 1e-6)).clamp_(max=1.0))
+    return norm
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:

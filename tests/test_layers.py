@@ -7,12 +7,13 @@ PACKAGE = "a2c_ppo_acktr"
 BOTTOM = {"interfaces", "utils", "spaces", "normalization", "returns"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
 LEARNING = BOTTOM | NETWORKS | {"model", "storage"}
-ENVIRONMENTS = {"vec_env", "subproc", "wrappers", "env_state", "envs"}
+ENVIRONMENTS = {"vec_env", "subproc", "native", "wrappers", "env_state", "envs"}
 
 ALLOWED = {
     **dict.fromkeys(BOTTOM, BOTTOM),
     **dict.fromkeys(NETWORKS, BOTTOM),
-    "model": BOTTOM | NETWORKS,
+    "fused": BOTTOM | NETWORKS,
+    "model": BOTTOM | NETWORKS | {"fused"},
     "storage": BOTTOM,
     **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS),
     "collect": BOTTOM | {"storage"},

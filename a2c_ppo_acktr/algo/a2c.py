@@ -14,12 +14,13 @@ Deviations from the paper:
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, flag, make_optimizer, make_policy
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.returns import explained_variance
 from a2c_ppo_acktr.storage import RolloutStorage
+from a2c_ppo_acktr.utils import clip_grad_norm, flatten_parameters
 
 
 @dataclass
@@ -44,7 +45,10 @@ class A2C(Algorithm):
     def __init__(self, spaces: EnvSpaces, config: A2CConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
         self.policy = make_policy(spaces, config).to(device)
-        self.optimizer = make_optimizer(config.optimizer, self.policy, lr=config.lr, eps=config.eps, alpha=config.alpha)
+        self.parameters = flatten_parameters(self.policy)
+        self.optimizer = make_optimizer(
+            config.optimizer, self.parameters, lr=config.lr, eps=config.eps, alpha=config.alpha
+        )
 
     def update(self, storage: RolloutStorage) -> dict[str, Tensor | float]:
         """One step on the rollout."""
@@ -68,9 +72,9 @@ class A2C(Algorithm):
         entropy = entropies.mean()
         loss = config.value_loss_coef * value_loss + policy_loss - config.entropy_coef * entropy
 
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=False)
         loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        grad_norm = clip_grad_norm(self.parameters, config.max_grad_norm)
         self.optimizer.step()
         return {
             "losses/value_loss": value_loss.detach(),

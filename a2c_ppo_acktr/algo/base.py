@@ -72,11 +72,11 @@ def make_policy(spaces: EnvSpaces, config: ActorCriticConfig) -> Policy:
         raise UsageError(f"--nn-base-kwargs {config.nn_base_kwargs}: {error}") from error
 
 
-def make_optimizer(name: str, module: nn.Module, *, lr: float, eps: float, alpha: float) -> torch.optim.Optimizer:
-    """`adam` or `rmsprop` over the parameters of `module`."""
+def make_optimizer(name: str, flat: nn.Parameter, *, lr: float, eps: float, alpha: float) -> torch.optim.Optimizer:
+    """`adam` or `rmsprop` over flat parameters (see `utils.flatten_parameters`)."""
     if name == "adam":
-        return torch.optim.Adam(module.parameters(), lr=lr, eps=eps, fused=True)
-    return torch.optim.RMSprop(module.parameters(), lr=lr, eps=eps, alpha=alpha)
+        return torch.optim.Adam([flat], lr=lr, eps=eps, fused=True)
+    return torch.optim.RMSprop([flat], lr=lr, eps=eps, alpha=alpha, foreach=False)
 
 
 class Algorithm(ABC):

@@ -20,13 +20,13 @@ Metrics are means over the minibatches that were run:
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, flag, make_optimizer, make_policy
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.returns import explained_variance
 from a2c_ppo_acktr.storage import Batch, RolloutStorage
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, clip_grad_norm, flatten_parameters
 
 METRICS = ("value_loss", "policy_loss", "entropy", "approx_kl", "clipfrac", "grad_norm")
 
@@ -79,7 +79,10 @@ class PPO(Algorithm):
     def __init__(self, spaces: EnvSpaces, config: PPOConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
         self.policy = make_policy(spaces, config).to(device)
-        self.optimizer = make_optimizer(config.optimizer, self.policy, lr=config.lr, eps=config.eps, alpha=config.alpha)
+        self.parameters = flatten_parameters(self.policy)
+        self.optimizer = make_optimizer(
+            config.optimizer, self.parameters, lr=config.lr, eps=config.eps, alpha=config.alpha
+        )
 
     def update(self, storage: RolloutStorage) -> dict[str, Tensor | float]:
         """`ppo_epoch` passes over the rollout, fewer where `target_kl` says so."""
@@ -109,9 +112,9 @@ class PPO(Algorithm):
                     metrics["grad_norm"] = torch.zeros_like(loss)
                     rows.append(torch.stack([metrics[name] for name in METRICS]))
                     return torch.stack(rows).mean(0)
-                self.optimizer.zero_grad()
+                self.optimizer.zero_grad(set_to_none=False)
                 loss.backward()
-                metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+                metrics["grad_norm"] = clip_grad_norm(self.parameters, self.config.max_grad_norm)
                 self.optimizer.step()
                 rows.append(torch.stack([metrics[name] for name in METRICS]))
         return torch.stack(rows).mean(0)
