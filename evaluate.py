@@ -65,7 +65,6 @@ def load_agent(
     num_envs: int = 1,
     seed: int = 1,
     render_mode: str | None = None,
-    vec_env: str = "dummy",
 ) -> tuple[algo.Algorithm, Envs]:
     """The agent of a checkpoint, and environments as it was trained in, with its statistics, frozen.
 
@@ -75,7 +74,6 @@ def load_agent(
         num_envs: N.
         seed: of the first environment.
         render_mode: as Gymnasium's.
-        vec_env: backend.
 
     Raises:
         UsageError: the checkpoint cannot be read, or does not fit the environment.
@@ -88,9 +86,10 @@ def load_agent(
         seed=seed,
         gamma=args.config.gamma,
         env_kwargs=args.env_kwargs,
-        vec_env=vec_env,
+        vec_env=args.vec_env if render_mode is None else "dummy",
         normalize=args.normalize_env,
         frame_stack=args.frame_stack,
+        clip_actions=args.clip_actions,
         training=False,
         render_mode=render_mode,
     )

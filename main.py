@@ -31,8 +31,7 @@ def train(args: arguments.RunConfig) -> None:
         collector = algorithm.make_collector(envs, storage)
         run = Run(arguments.to_plain(args), algorithm, collector, envs.normalizer, resumed)
         stack.callback(run.close)
-        if note := describe(args.env_name):
-            run.logger.say(note)
+        run.logger.say(describe(args.env_name, envs))
 
         while not algorithm.finished and collector.env_steps < args.num_env_steps and stop.requested is None:
             algorithm.schedule(collector.env_steps, args.num_env_steps)
@@ -60,6 +59,7 @@ def make_envs(args: arguments.RunConfig, num_envs: int, seed: int, training: boo
         vec_env=args.vec_env,
         normalize=args.normalize_env,
         frame_stack=args.frame_stack,
+        clip_actions=args.clip_actions,
         training=training,
     )
 

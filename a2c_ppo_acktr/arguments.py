@@ -35,9 +35,14 @@ class RunConfig:
 
     env_kwargs: dict[str, Any] = flag({}, "keyword arguments of the environment, such as gravity=9.8 render_fps=30")
     normalize_env: bool = flag(True, "normalize vector observations and rewards by running statistics")
+    clip_actions: bool | None = flag(
+        None, "keep continuous actions within their bounds (default: everywhere but in MuJoCo)"
+    )
     frame_stack: int | None = flag(None, "images to stack (default: 4 for Atari, 1 elsewhere)", low=1)
     vec_env: str = flag(
-        "auto", "environments in this process, or in one worker per core", choices=("auto", "dummy", "subproc")
+        "auto",
+        "native batched stepping, a loop in this process, or one worker per core; auto picks and says what",
+        choices=("auto", "native", "dummy", "subproc"),
     )
 
     log_dir: str | None = flag(None, "run folder (default: runs/<env>__<algo>__<seed>__<time>); nothing is deleted")
@@ -145,8 +150,8 @@ def add_flags(group: Any, config: type, defaults: dict[str, Any], only: set[str]
         shown = "" if default is None or isinstance(default, dict | dataclasses._MISSING_TYPE) else default
         text = meta["help"] + (f" (default: {shown})" if shown != "" and "(default:" not in meta["help"] else "")
         text = text.replace("%", "%%")
-        if kind is bool:
-            action = argparse.BooleanOptionalAction if default else "store_true"
+        if _without_none(kind) is bool:
+            action = "store_true" if default is False else argparse.BooleanOptionalAction
             group.add_argument(name, action=action, help=text)
         elif field.name == "resume":
             group.add_argument(name, "--cont", nargs="?", const="", metavar="RUN", help=text)

@@ -1,5 +1,6 @@
 """From an environment's name to vectorized environments."""
 
+import contextlib
 import functools
 import importlib
 import os
@@ -13,14 +14,18 @@ from gymnasium import spaces
 from gymnasium.envs.registration import parse_env_id
 from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics
 
+from a2c_ppo_acktr.native import AleEnvs, CartPoleEnvs
 from a2c_ppo_acktr.subproc import SubprocEnvs
 from a2c_ppo_acktr.utils import UsageError
 from a2c_ppo_acktr.vec_env import DummyEnvs, Envs, FrameStackEnvs, NormalizedEnvs
 from a2c_ppo_acktr.wrappers import FrameTap, ImageToChannelsFirst, has_channels_last, wrap_atari
 
 ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")
+MUJOCO = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w*|Pusher|Reacher|Swimmer|Walker2d)-v\d+$")
 DM_CONTROL = re.compile(r"dm\.(\w+)\.(\w+)$")
 ATARI_FRAME_STACK = 4
+COSTLY_FAMILIES = ("atari", "dm_control", "pybullet")
+MANY_COSTLY = 4
 
 
 def _import_atari() -> None:
@@ -46,14 +51,16 @@ def _drop_mujoco_warning(message: str) -> None:
         warnings.warn(f"MuJoCo: {message}", stacklevel=2)
 
 
+BACKENDS = {
+    "native": "stepped natively",
+    "dummy": "one after the other in this process",
+    "subproc": "in worker processes",
+}
+
 FAMILIES: list[tuple[re.Pattern[str], str, Callable[[], Any]]] = [
     (ATARI, "atari", _import_atari),
     (re.compile(r"dm(\.|_control/)"), "dm_control", _import_dm_control),
-    (
-        re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w*|Pusher|Reacher|Swimmer|Walker2d)-v\d+$"),
-        "mujoco",
-        _import_mujoco,
-    ),
+    (MUJOCO, "mujoco", _import_mujoco),
     (re.compile(r"\w+BulletEnv-v\d+$"), "pybullet", lambda: importlib.import_module("pybullet_envs_gymnasium")),
     (
         re.compile(r"(LunarLander\w*|BipedalWalker\w*|CarRacing)-v\d+$"),
@@ -145,6 +152,49 @@ def _wrap_other(env: gym.Env, env_id: str) -> gym.Env:
     return ImageToChannelsFirst(env) if has_channels_last(env.observation_space) else env
 
 
+def choose_backend(env_id: str, num_envs: int, plain: bool) -> str:
+    """The fastest backend for an environment.
+
+    Native stepping where it matches single environments; worker processes for at least `MANY_COSTLY` environments of a
+    family whose steps take a third of a millisecond or more, where there are cores to share them; else a loop in this
+    process. The loop and the workers give the same numbers.
+
+    Args:
+        env_id: a resolved id.
+        num_envs: N.
+        plain: no arguments and no pictures were asked for.
+    """
+    if plain and fits_native(env_id):
+        return "native"
+    costly = any(pattern.match(env_id) for pattern, family, _ in FAMILIES if family in COSTLY_FAMILIES)
+    return "subproc" if costly and num_envs >= MANY_COSTLY and (os.cpu_count() or 1) > 1 else "dummy"
+
+
+@functools.cache
+def fits_native(env_id: str) -> bool:
+    """Whether a native backend matches the single environment."""
+    if ATARI.match(env_id):
+        with contextlib.closing(gym.make(env_id)) as env:
+            env.reset(seed=0)
+            return AleEnvs.fits(env.unwrapped)
+    return env_id in ("CartPole-v0", "CartPole-v1")
+
+
+def _make_native(env_id: str, num_envs: int, plain: bool) -> Envs:
+    if not plain or not fits_native(env_id):
+        reason = "there is none for it" if plain else "it takes no --env-kwargs and shows no pictures"
+        raise UsageError(f"--vec-env native: {env_id} cannot use it: {reason}")
+    if not ATARI.match(env_id):
+        return CartPoleEnvs(env_id, num_envs)
+    kwargs = gym.spec(env_id).kwargs
+    return AleEnvs(
+        kwargs["game"],
+        num_envs,
+        sticky=kwargs["repeat_action_probability"],
+        max_frames=kwargs["max_num_frames_per_episode"],
+    )
+
+
 def make_vec_envs(
     env_id: str,
     num_envs: int,
@@ -155,6 +205,7 @@ def make_vec_envs(
     vec_env: str = "auto",
     normalize: bool = True,
     frame_stack: int | None = None,
+    clip_actions: bool | None = None,
     training: bool = True,
     render_mode: str | None = None,
 ) -> Envs:
@@ -166,19 +217,29 @@ def make_vec_envs(
         seed: of the first environment.
         gamma: discount of reward normalization.
         env_kwargs: keyword arguments of the environment.
-        vec_env: `dummy` (this process), `subproc` (one worker per core) or `auto`, which is `dummy`.
+        vec_env: `native` (batched stepping), `dummy` (a loop in this process), `subproc` (one worker per core), or
+            `auto`, which picks (see `choose_backend`).
         normalize: normalize observations and rewards where observations are vectors.
         frame_stack: images to stack; None stacks 4 for Atari and none elsewhere.
+        clip_actions: keep continuous actions within their bounds; None does so everywhere but in MuJoCo, whose motors
+            saturate by themselves and whose rewards price the action as it was sent (upstream's results depend on it).
         training: False freezes the normalizer and leaves rewards as they are.
         render_mode: as Gymnasium's.
     """
     resolved = resolve(env_id)
     factory = functools.partial(make_env, resolved, env_kwargs, render_mode)
+    if clip_actions is None:
+        clip_actions = not MUJOCO.match(resolved)
+    plain = not env_kwargs and render_mode is None
+    if vec_env == "auto":
+        vec_env = choose_backend(resolved, num_envs, plain)
     envs: Envs
-    if vec_env == "subproc":
-        envs = SubprocEnvs([factory] * num_envs, num_workers=min(num_envs, os.cpu_count() or 1))
+    if vec_env == "native":
+        envs = _make_native(resolved, num_envs, plain)
+    elif vec_env == "subproc":
+        envs = SubprocEnvs([factory] * num_envs, min(num_envs, os.cpu_count() or 1), clip_actions)
     else:
-        envs = DummyEnvs([factory] * num_envs)
+        envs = DummyEnvs([factory] * num_envs, clip_actions)
     envs.seed(seed)
     if frame_stack is None:
         frame_stack = ATARI_FRAME_STACK if ATARI.match(resolved) else 1
@@ -193,10 +254,11 @@ def make_vec_envs(
     return envs
 
 
-def describe(env_id: str) -> str | None:
-    """What a user should know of a family before comparing numbers; None where there is nothing to say."""
+def describe(env_id: str, envs: Envs) -> str:
+    """What a user should know of the environments before comparing numbers."""
     resolved = resolve(env_id)
-    if not ATARI.match(resolved):
-        return None
-    sticky = gym.spec(resolved).kwargs.get("repeat_action_probability", 0.0)
-    return f"{resolved}: frame skip 4, sticky actions {f'with probability {sticky}' if sticky else 'off'}"
+    text = f"{resolved}: {envs.num_envs} environments, {BACKENDS[envs.backend]}"
+    if ATARI.match(resolved):
+        sticky = gym.spec(resolved).kwargs["repeat_action_probability"]
+        text += f"; frame skip 4, sticky actions {f'with probability {sticky}' if sticky else 'off'}"
+    return text

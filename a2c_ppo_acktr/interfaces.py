@@ -78,7 +78,7 @@ class Step(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     next_obs: Tree
-    """Arrays: the next observations; where an episode ended, the first of the next one (its true successor: `ended`)."""
+    """Arrays: the next observations; after an episode's end the first of the next one (the true successor: `ended`)."""
     next_carry: Tensor
     ended: Ended | None
 

@@ -17,6 +17,8 @@ from a2c_ppo_acktr.vec_env import Envs, to_env_actions
 class NativeEnvs(Envs):
     """What both kinds share: returns and lengths of running episodes, and no environment objects to reach into."""
 
+    backend = "native"
+
     def __init__(self, num_envs: int, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         self.signal_spaces, self.signals = {}, {}
         super().__init__(num_envs, observation_space, action_space)
@@ -136,9 +138,20 @@ class AleEnvs(NativeEnvs):
         num_envs: N.
         sticky: probability that the emulator repeats the previous action.
         max_frames: emulator frames of the longest episode.
+        noop_max: most no-ops after a reset.
+        fire_reset: press FIRE after a reset where the game has it.
     """
 
-    def __init__(self, game: str, num_envs: int, *, sticky: float, max_frames: int) -> None:
+    def __init__(
+        self,
+        game: str,
+        num_envs: int,
+        *,
+        sticky: float,
+        max_frames: int,
+        noop_max: int = 30,
+        fire_reset: bool = True,
+    ) -> None:
         from ale_py.vector_env import AtariVectorEnv
 
         self.vector: VectorEnv = AtariVectorEnv(
@@ -147,7 +160,8 @@ class AleEnvs(NativeEnvs):
             repeat_action_probability=sticky,
             max_num_frames_per_episode=max_frames,
             stack_num=1,
-            noop_max=30,
+            noop_max=noop_max,
+            use_fire_reset=fire_reset,
             life_loss_info=True,
             reward_clipping=False,
             autoreset_mode=AutoresetMode.SAME_STEP,

@@ -15,12 +15,12 @@ from a2c_ppo_acktr.spaces import concatenate
 from a2c_ppo_acktr.vec_env import DummyEnvs, EnvFactory, EnvironmentCrash, Envs
 
 
-def _work(pipe: Any, pickled_factories: bytes) -> None:
+def _work(pipe: Any, pickled_factories: bytes, clip_actions: bool) -> None:
     """Serve one chunk of environments until the pipe closes, which it does when the parent dies, however it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     envs: DummyEnvs | None = None
     try:
-        envs = DummyEnvs(cloudpickle.loads(pickled_factories))
+        envs = DummyEnvs(cloudpickle.loads(pickled_factories), clip_actions)
         pipe.send(("spaces", (envs.observation_space, envs.action_space, envs.signal_spaces, envs.render_mode)))
         while True:
             method, args, kwargs = pipe.recv()
@@ -42,9 +42,12 @@ class SubprocEnvs(Envs):
     Args:
         factories: one per environment.
         num_workers: processes; environments are spread evenly, in order.
+        clip_actions: keep continuous actions within their bounds.
     """
 
-    def __init__(self, factories: Sequence[EnvFactory], num_workers: int) -> None:
+    backend = "subproc"
+
+    def __init__(self, factories: Sequence[EnvFactory], num_workers: int, clip_actions: bool = True) -> None:
         context = multiprocessing.get_context("forkserver")
         self._slices: list[slice] = []
         self._pipes: list[Any] = []
@@ -52,7 +55,7 @@ class SubprocEnvs(Envs):
         for chunk in np.array_split(np.arange(len(factories)), num_workers):
             parent, child = context.Pipe()
             pickled = cloudpickle.dumps([factories[i] for i in chunk])
-            process = context.Process(target=_work, args=(child, pickled), daemon=True)
+            process = context.Process(target=_work, args=(child, pickled, clip_actions), daemon=True)
             process.start()
             child.close()
             self._slices.append(slice(int(chunk[0]), int(chunk[-1]) + 1))

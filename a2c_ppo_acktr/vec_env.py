@@ -33,6 +33,8 @@ class Envs(VecEnv):
     signals: dict[str, np.ndarray]
     """The signals that came with the latest observations."""
     normalizer: Normalizer | None = None
+    backend: str
+    """How the environments are stepped: native, dummy or subproc."""
 
     @property
     def spaces(self) -> EnvSpaces:
@@ -75,22 +77,32 @@ class Envs(VecEnv):
         return self.env_method("render")
 
 
-def to_env_actions(space: spaces.Space, actions: np.ndarray) -> np.ndarray:
+def to_env_actions(space: spaces.Space, actions: np.ndarray, clip: bool = True) -> np.ndarray:
     """The one place where a policy's actions become an environment's.
 
-    Box: clipped to the bounds, in the space's type. Discrete and MultiDiscrete: counted from their start.
+    Box: in the space's type, within its bounds where `clip`. Discrete and MultiDiscrete: counted from their start.
     """
     if isinstance(space, spaces.Box):
-        return np.clip(actions, space.low, space.high, dtype=space.dtype, casting="same_kind")
+        if clip:
+            actions = actions.clip(space.low, space.high)
+        return actions.astype(space.dtype, copy=False)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return actions + space.start
     return actions
 
 
 class DummyEnvs(Envs):
-    """All environments in this process, one after the other."""
+    """All environments in this process, one after the other.
 
-    def __init__(self, factories: Sequence[EnvFactory]) -> None:
+    Args:
+        factories: one per environment.
+        clip_actions: keep continuous actions within their bounds.
+    """
+
+    backend = "dummy"
+
+    def __init__(self, factories: Sequence[EnvFactory], clip_actions: bool = True) -> None:
+        self.clip_actions = clip_actions
         self.envs = [factory() for factory in factories]
         first = self.envs[0]
         self.signal_spaces = dict(getattr(first.unwrapped, "signal_spaces", {}))
@@ -113,7 +125,7 @@ class DummyEnvs(Envs):
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
-        num, actions = self.num_envs, to_env_actions(self.action_space, actions)
+        num, actions = self.num_envs, to_env_actions(self.action_space, actions, self.clip_actions)
         obs, reward = empty_arrays(self.observation_space, num), np.empty(num)
         terminated, truncated = np.empty(num, np.bool_), np.empty(num, np.bool_)
         ended: list[tuple[int, Tree, float, int]] = []
@@ -191,7 +203,7 @@ class EnvsWrapper(Envs):
     def __init__(self, envs: Envs, observation_space: spaces.Space | None = None) -> None:
         self.envs = envs
         self.signal_spaces = envs.signal_spaces
-        self.normalizer = envs.normalizer
+        self.normalizer, self.backend = envs.normalizer, envs.backend
         super().__init__(envs.num_envs, observation_space or envs.observation_space, envs.action_space)
 
     @property

@@ -59,6 +59,15 @@ _ROWS = [
         source=UPSTREAM_V5,
     ),
     Row(
+        "ppo-cheetah-clipped",
+        "--algo ppo --env-name HalfCheetah-v5 --preset mujoco --clip-actions",
+        steps=1_000_000,
+        seeds=(1, 2, 3),
+        published="2512 (unclipped: 4178, 1796, 1562)",
+        reference=2512.0,
+        source=UPSTREAM_V5,
+    ),
+    Row(
         "a2c-cartpole",
         "--algo a2c --env-name CartPole-v1 --preset classic",
         steps=500_000,

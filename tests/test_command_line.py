@@ -50,7 +50,7 @@ BAD = [
     ("--env-name CartPole-v1 --nn-base-kwargs hidden_size", "name=value"),
     ("--env-name CartPole-v1 --nn-base-kwargs hiden_size=3", "hiden_size"),
     ("--env-name Pendulum-v1 --env-kwargs gravitas=1", "gravitas"),
-    ("--env-name CartPole-v1 --vec-env fast", "auto, dummy, subproc"),
+    ("--env-name CartPole-v1 --vec-env fast", "auto, native, dummy, subproc"),
     ("--env-name CartPole-v1 --frame-stack 4", "only images"),
     ("--env-name CartPole-v1 --preset nothing", "classic"),
     ("--env-name CartPole-v1 --gail", "--gail"),

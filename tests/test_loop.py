@@ -75,7 +75,7 @@ def assert_same_state(a, b, path=""):
 EXACT = [
     ("CartPole-v1", "--num-processes 3 --num-steps 16", 40),
     ("HalfCheetah-v5", "--num-processes 2 --num-steps 16 --use-proper-time-limits", 40),
-    ("PongNoFrameskip-v4", "--num-processes 2 --num-steps 8", 6),
+    ("PongNoFrameskip-v4", "--num-processes 2 --num-steps 8 --vec-env dummy", 6),
 ]
 PPO = "--num-mini-batch 2 --use-gae --use-linear-lr-decay"
 

@@ -202,9 +202,21 @@ def test_frames_stack_in_order_and_do_not_leak_into_the_next_episode():
 def test_actions_reach_the_environment_in_its_own_terms():
     box = spaces.Box(np.array([-1, 0], np.float32), np.array([1, 2], np.float32))
     np.testing.assert_array_equal(to_env_actions(box, np.array([[5, -5.0]])), [[1, 0]])
+    np.testing.assert_array_equal(to_env_actions(box, np.array([[5, -5.0]]), clip=False), [[5, -5]])
     assert to_env_actions(box, np.zeros((1, 2))).dtype == np.float32
     assert to_env_actions(spaces.Discrete(3, start=-1), np.array([0, 2])).tolist() == [-1, 1]
     assert to_env_actions(spaces.MultiDiscrete([2, 3], start=[1, 5]), np.array([[0, 2]])).tolist() == [[1, 7]]
+
+
+@pytest.mark.parametrize("backend", ["dummy", "subproc"])
+def test_actions_beyond_the_bounds_are_clipped_everywhere_but_in_mujoco(backend):
+    cost = {}
+    for clip in (None, True, False):
+        envs = make_vec_envs("Reacher-v5", 2, seed=1, clip_actions=clip, normalize=False, vec_env=backend)
+        envs.reset()
+        cost[clip] = envs.step_arrays(np.full((2, 2), 5.0)).reward.sum()
+        envs.close()
+    assert cost[None] == cost[False] < cost[True] - 1
 
 
 @pytest.mark.parametrize("backend", ["dummy", "subproc"])
@@ -248,7 +260,7 @@ def test_state_read_and_set_elsewhere_continues_exactly(env_id):
     """Through a checkpoint's plain form, into environments that have lived another life."""
     from a2c_ppo_acktr.checkpoint import to_plain
 
-    here, there = make_vec_envs(env_id, 2, seed=1), make_vec_envs(env_id, 2, seed=50)
+    here, there = (make_vec_envs(env_id, 2, seed=seed, vec_env="dummy") for seed in (1, 50))
     sampler = here.action_space
     sampler.seed(0)
     for envs, steps in ((here, 60), (there, 17)):
