@@ -1,8 +1,8 @@
 """Small tanh networks on the CPU through NumPy, on the parameters' own memory.
 
-It is the same float32 mathematics that `torch.nn` would do. Two things make it several times faster at the sizes of
-classic control and MuJoCo: NumPy's tanh (vectorized, about a tenth of the time of torch's CPU kernel), and one call
-into autograd per network instead of one per operation.
+It is the same float32 mathematics that `torch.nn` and autograd would do. Two things make it several times faster at the
+sizes of classic control and MuJoCo: NumPy's tanh (vectorized, a tenth of the time of torch's CPU kernel), and one node
+of the autograd graph for a network, or for a whole policy, instead of one per operation.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from a2c_ppo_acktr.encoders import FlatEncoder
 from a2c_ppo_acktr.utils import init_orthogonal
 
 
-def tanh_layers(x: np.ndarray, parameters: list[np.ndarray]) -> list[np.ndarray]:
+def tanh_forward(x: np.ndarray, parameters: list[np.ndarray]) -> list[np.ndarray]:
     """Outputs of every layer h = tanh(W h + b), starting with `x: [B, I]`; `parameters`: W, b, W, b, ..."""
     outputs = [x]
     for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
@@ -27,30 +27,35 @@ def tanh_layers(x: np.ndarray, parameters: list[np.ndarray]) -> list[np.ndarray]
     return outputs
 
 
+def tanh_backward(
+    outputs: list[np.ndarray], parameters: list[np.ndarray], grad: np.ndarray, to_input: bool = False
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Gradients of the parameters, and of the input where `to_input`, given that of the last output, `[B, O]`."""
+    grads: list[np.ndarray] = []
+    for layer in reversed(range(len(outputs) - 1)):
+        local = outputs[layer + 1] * outputs[layer + 1]
+        np.subtract(1.0, local, out=local)  # d tanh(z) / dz = 1 - tanh(z)^2
+        local *= grad
+        grads += [local.sum(0), local.T @ outputs[layer]]
+        if layer > 0 or to_input:
+            grad = local @ parameters[2 * layer]
+    return grads[::-1], grad
+
+
 class _TanhLayers(torch.autograd.Function):
-    """`tanh_layers` with its gradient: d tanh(z) / dz = 1 - tanh(z)^2."""
+    """`tanh_forward` for autograd."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        arrays = [parameter.detach().numpy() for parameter in parameters]
-        ctx.outputs = tanh_layers(x.detach().numpy(), arrays)
-        ctx.weights = arrays[::2]
+        ctx.parameters = [parameter.detach().numpy() for parameter in parameters]
+        ctx.outputs = tanh_forward(x.detach().numpy(), ctx.parameters)
         return torch.from_numpy(ctx.outputs[-1])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        grads: list[Tensor | None] = []
-        grad = grad_outputs[0].numpy()
-        for layer in reversed(range(len(ctx.weights))):
-            below, out = ctx.outputs[layer], ctx.outputs[layer + 1]
-            local = out * out
-            np.subtract(1.0, local, out=local)
-            local *= grad
-            grads += [torch.from_numpy(local.sum(0)), torch.from_numpy(local.T @ below)]
-            if layer > 0 or ctx.needs_input_grad[0]:
-                grad = local @ ctx.weights[layer]
-        grads.append(torch.from_numpy(grad) if ctx.needs_input_grad[0] else None)
-        return tuple(reversed(grads))
+        to_input = ctx.needs_input_grad[0]
+        grads, grad = tanh_backward(ctx.outputs, ctx.parameters, grad_outputs[0].numpy(), to_input)
+        return torch.from_numpy(grad) if to_input else None, *map(torch.from_numpy, grads)
 
 
 class TanhMLP(nn.Sequential):
@@ -72,22 +77,22 @@ class TanhMLP(nn.Sequential):
         return _TanhLayers.apply(x.reshape(-1, x.shape[-1]), *self.leaves).unflatten(0, x.shape[:-1])
 
 
-class NumpyActor:
-    """The acting path of a feed-forward policy of two `TanhMLP`s, without torch.
+class FusedPolicy:
+    """A feed-forward policy of two `TanhMLP`s with a categorical or Gaussian head, written out.
 
     Args:
         policy: one that `fits`; its parameters must keep their memory, as in-place optimizers and `load_state_dict` do.
     """
 
     def __init__(self, policy: Any) -> None:
-        def arrays(module: nn.Module) -> list[np.ndarray]:
-            return [parameter.detach().numpy() for parameter in module.parameters()]
-
         base, head = policy.base, policy.head
-        self.actor, self.critic, self.value = arrays(base.actor), arrays(base.critic), arrays(base.value)
         self.gaussian = isinstance(head, DiagGaussianHead)
-        self.head = arrays(head.mean if self.gaussian else head.linear)
-        self.log_std = head.log_std.detach().numpy() if self.gaussian else np.empty(0)
+        output = head.mean if self.gaussian else head.linear
+        groups = [base.actor.leaves, base.critic.leaves, list(base.value.parameters()), list(output.parameters())]
+        groups.append([head.log_std] if self.gaussian else [])
+        self.parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group]
+        arrays = [[parameter.detach().numpy() for parameter in group] for group in groups]
+        self.actor, self.critic, self.value, self.output, (*self.log_std,) = arrays
 
     @staticmethod
     def fits(policy: Any) -> bool:
@@ -103,28 +108,81 @@ class NumpyActor:
             and base.value.weight.device.type == "cpu"
         )
 
-    def act(self, obs: np.ndarray, deterministic: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Value `[N]`, action `[N, ...]` and its log-probability `[N]` for `obs: [N, I]` float32."""
-        weight, bias = self.value
-        value = (tanh_layers(obs, self.critic)[-1] @ weight.T + bias)[:, 0]
-        weight, bias = self.head
-        out = tanh_layers(obs, self.actor)[-1] @ weight.T
-        out += bias
-        return value, *(self._gaussian(out, deterministic) if self.gaussian else self._categorical(out, deterministic))
+    def forward(self, obs: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
+        """Layers of actor and critic, value `[B]`, and logits or mean `[B, A]`."""
+        actor, critic = tanh_forward(obs, self.actor), tanh_forward(obs, self.critic)
+        value = critic[-1] @ self.value[0].T
+        value += self.value[1]
+        output = actor[-1] @ self.output[0].T
+        output += self.output[1]
+        return actor, critic, value[:, 0], output
 
-    def _categorical(self, logits: np.ndarray, deterministic: bool) -> tuple[np.ndarray, np.ndarray]:
-        """As `distributions.Categorical`."""
-        logits -= logits.max(-1, keepdims=True)
-        masses = np.exp(logits)
-        race = masses if deterministic else masses / np.random.standard_exponential(masses.shape)
-        action = race.argmax(-1)
-        return action, logits[np.arange(len(action)), action] - np.log(masses.sum(-1))
+    def act(self, obs: Tensor, deterministic: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Value `[N]`, action `[N, ...]` and its log-probability `[N]` for `obs: [N, I]` float32; draws from NumPy."""
+        _, _, value, output = self.forward(obs.numpy())
+        if self.gaussian:
+            noise = np.zeros_like(output) if deterministic else np.random.standard_normal(output.shape)
+            action = output + np.exp(self.log_std[0]) * noise.astype(np.float32)
+            log_prob = self._gaussian(output, action)[1]
+        else:
+            log_probs = _log_softmax(output)
+            # Exponential race: argmax of p_a / e_a with e_a ~ Exp(1) is a with probability p_a.
+            race = log_probs if deterministic else np.exp(log_probs) / np.random.standard_exponential(output.shape)
+            action = race.argmax(-1)
+            log_prob = log_probs[np.arange(len(action)), action]
+        return torch.from_numpy(value), torch.from_numpy(action), torch.from_numpy(log_prob)
 
-    def _gaussian(self, mean: np.ndarray, deterministic: bool) -> tuple[np.ndarray, np.ndarray]:
-        """As `distributions.DiagGaussian`."""
-        std, constant = np.exp(self.log_std), self.log_std.sum() + HALF_LOG_2PI * mean.shape[-1]
-        if deterministic:
-            return mean, np.full(len(mean), -constant, np.float32)
-        action = mean + std * np.random.standard_normal(mean.shape).astype(np.float32)
-        z = (action - mean) / std
-        return action, (-0.5 * (z * z).sum(-1) - constant).astype(np.float32)
+    def evaluate(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Value, log-probability of `actions` and entropy, each `[B]`, for autograd."""
+        return _Evaluate.apply(self, obs, actions, *self.parameters)
+
+    def _gaussian(self, mean: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Deviations z `[B, A]` and log densities `[B]`."""
+        z = (actions - mean) * np.exp(-self.log_std[0])
+        return z, -0.5 * (z * z).sum(-1) - (self.log_std[0].sum() + np.float32(HALF_LOG_2PI * mean.shape[-1]))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+class _Evaluate(torch.autograd.Function):
+    """`FusedPolicy.evaluate`.
+
+    d log p_a / d logits = onehot(a) - p          d H / d logits = -p (log p + H)
+    d log p / d mean = z / std                    d log p / d log std = z^2 - 1        d H / d log std = 1
+    """
+
+    @staticmethod
+    def forward(ctx: Any, policy: FusedPolicy, obs: Tensor, actions: Tensor, *parameters: Tensor) -> Any:
+        ctx.policy, ctx.actions = policy, actions.numpy()
+        ctx.actor, ctx.critic, value, output = policy.forward(obs.numpy())
+        if policy.gaussian:
+            ctx.z, log_prob = policy._gaussian(output, ctx.actions)
+            log_std = policy.log_std[0]
+            entropy = np.full(len(value), log_std.sum() + (0.5 + HALF_LOG_2PI) * len(log_std), np.float32)
+        else:
+            ctx.log_probs = _log_softmax(output)
+            ctx.probs = np.exp(ctx.log_probs)
+            log_prob = ctx.log_probs[np.arange(len(value)), ctx.actions]
+            ctx.entropy = entropy = -(ctx.probs * ctx.log_probs).sum(-1)
+        return torch.from_numpy(value), torch.from_numpy(log_prob), torch.from_numpy(entropy)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        policy: FusedPolicy = ctx.policy
+        to_value, to_log_prob, to_entropy = (grad.numpy()[:, None] for grad in grad_outputs)
+        log_std_grads = []
+        if policy.gaussian:
+            to_output = to_log_prob * ctx.z * np.exp(-policy.log_std[0])
+            log_std_grads = [(to_log_prob * (ctx.z * ctx.z - 1.0)).sum(0) + to_entropy.sum()]
+        else:
+            to_output = ctx.probs * -(to_log_prob + to_entropy * (ctx.log_probs + ctx.entropy[:, None]))
+            to_output[np.arange(len(to_output)), ctx.actions] += to_log_prob[:, 0]
+        actor_grads, _ = tanh_backward(ctx.actor, policy.actor, to_output @ policy.output[0])
+        critic_grads, _ = tanh_backward(ctx.critic, policy.critic, to_value @ policy.value[0])
+        value_grads = [to_value.T @ ctx.critic[-1], to_value.sum(0)]
+        output_grads = [to_output.T @ ctx.actor[-1], to_output.sum(0)]
+        grads = [*actor_grads, *critic_grads, *value_grads, *output_grads, *log_std_grads]
+        return None, None, None, *map(torch.from_numpy, grads)

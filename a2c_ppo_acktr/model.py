@@ -3,13 +3,12 @@
 import functools
 from typing import Any, Protocol
 
-import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.distributions import Distribution, make_head
 from a2c_ppo_acktr.encoders import ImageEncoder, make_encoder
-from a2c_ppo_acktr.fused import NumpyActor, TanhMLP
+from a2c_ppo_acktr.fused import FusedPolicy, TanhMLP
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.recurrent import GRU
 from a2c_ppo_acktr.spaces import is_image
@@ -121,9 +120,9 @@ class Policy(nn.Module):
         return self.base.carry_size
 
     @functools.cached_property
-    def numpy_actor(self) -> NumpyActor | None:
-        """The acting path for small networks on the CPU; None for every other policy."""
-        return NumpyActor(self) if NumpyActor.fits(self) else None
+    def fused(self) -> FusedPolicy | None:
+        """The same policy written out for small networks on the CPU; None for every other policy."""
+        return FusedPolicy(self) if FusedPolicy.fits(self) else None
 
     def forward(
         self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor]
@@ -139,11 +138,10 @@ class Policy(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Choose actions: value `[N]`, action `[N, ...]`, its log-probability `[N]`, next carry `[N, H]`.
 
-        Without autograd, policies that `NumpyActor` fits take its path.
+        Actions carry no gradient.
         """
-        if self.numpy_actor is not None and not signals and not torch.is_grad_enabled():
-            value, action, log_prob = map(torch.from_numpy, self.numpy_actor.act(obs.numpy(), deterministic))
-            return value, action, log_prob, carry
+        if self.fused is not None and not signals:
+            return *self.fused.act(obs, deterministic), carry
         value, distribution, carry = self(obs, carry, masks, signals)
         action = distribution.mode() if deterministic else distribution.sample()
         return value, action, distribution.log_prob(action), carry
@@ -156,5 +154,7 @@ class Policy(nn.Module):
         self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor], actions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Value, log-probability of `actions` and entropy, each `[...]` like `masks`."""
+        if self.fused is not None and not signals:
+            return self.fused.evaluate(obs, actions)
         value, distribution, _ = self(obs, carry, masks, signals)
         return value, distribution.log_prob(actions), distribution.entropy()

@@ -1,0 +1,124 @@
+"""The written-out policy against torch's layers, distributions and autograd."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from a2c_ppo_acktr.fused import FusedPolicy, TanhMLP
+from a2c_ppo_acktr.model import Policy
+from a2c_ppo_acktr.utils import flatten_parameters, seed_everything
+
+BOX = spaces.Box(-1, 1, (5,), np.float32)
+ACTIONS = {"discrete": spaces.Discrete(3), "continuous": spaces.Box(-1, 1, (2,), np.float32)}
+BOTH = pytest.mark.parametrize("kind", ACTIONS)
+
+
+def make(kind, scale=3.0):
+    """A policy whose outputs are far from uniform, and arguments for it."""
+    seed_everything(0)
+    policy = Policy(BOX, ACTIONS[kind])
+    with torch.no_grad():
+        policy.head.load_state_dict({k: torch.randn_like(v) for k, v in policy.head.state_dict().items()})
+    actions = torch.randint(0, 3, (64,)) if kind == "discrete" else torch.randn(64, 2) * scale
+    return policy, torch.randn(64, 5), actions
+
+
+def through_torch(policy, obs, actions):
+    value, distribution, _ = policy(obs, torch.zeros(0), torch.ones(len(obs)), {})
+    return value, distribution.log_prob(actions), distribution.entropy()
+
+
+@BOTH
+def test_values_log_probabilities_entropies_and_all_gradients_are_those_of_torch(kind):
+    policy, obs, actions = make(kind)
+    plain = policy.double()
+    expected = through_torch(plain, obs.double(), actions.double() if kind == "continuous" else actions)
+    weights = [torch.randn(64, dtype=torch.float64) for _ in range(3)]
+    plain.zero_grad()
+    sum((w * e).sum() for w, e in zip(weights, expected, strict=True)).backward()
+    grads = [parameter.grad.clone() for parameter in plain.parameters()]
+
+    policy = make(kind)[0]
+    found = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)
+    assert found[0].grad_fn.name() == "_EvaluateBackward"
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
+    sum((w.float() * e).sum() for w, e in zip(weights, found, strict=True)).backward()
+    for parameter, grad in zip(policy.parameters(), grads, strict=True):
+        torch.testing.assert_close(parameter.grad.double(), grad, atol=2e-3, rtol=2e-3)
+
+
+@BOTH
+def test_an_output_that_the_loss_does_not_use_has_no_gradient(kind):
+    policy, obs, actions = make(kind)
+    policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)[0].sum().backward()
+    assert policy.base.critic[0].weight.grad.abs().sum() > 0
+    assert policy.base.actor[0].weight.grad.abs().sum() == 0
+
+
+@BOTH
+def test_actions_are_drawn_from_the_policys_distribution(kind):
+    policy, obs, _ = make(kind)
+    one = obs[:1].expand(100_000, 5).contiguous()
+    value, action, log_prob, _ = policy.act(one, torch.zeros(0), torch.ones(len(one)), {})
+    with torch.no_grad():
+        _, distribution, _ = policy(obs[:1], torch.zeros(0), torch.ones(1), {})
+        expected = through_torch(policy, one[:1000], action[:1000])
+    torch.testing.assert_close(value[:1000], expected[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(log_prob[:1000], expected[1], atol=1e-4, rtol=1e-4)
+    if kind == "discrete":
+        frequencies = action.bincount(minlength=3) / len(action)
+        torch.testing.assert_close(frequencies, distribution.log_probs[0].exp(), atol=6e-3, rtol=0)
+    else:
+        torch.testing.assert_close(action.mean(0), distribution.mean[0], atol=5e-2, rtol=0)
+        torch.testing.assert_close(action.std(0), distribution.log_std.exp(), atol=5e-2, rtol=0)
+
+
+@BOTH
+def test_deterministic_actions_are_the_mode(kind):
+    policy, obs, _ = make(kind)
+    _, action, log_prob, _ = policy.act(obs, torch.zeros(0), torch.ones(64), {}, deterministic=True)
+    with torch.no_grad():
+        _, distribution, _ = policy(obs, torch.zeros(0), torch.ones(64), {})
+    torch.testing.assert_close(action, distribution.mode(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(log_prob, distribution.log_prob(action), atol=1e-4, rtol=1e-4)
+
+
+def test_it_follows_the_parameters_through_steps_and_loading():
+    policy, obs, actions = make("continuous")
+    flat = flatten_parameters(policy)
+    before = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)[0].detach().clone()
+    other = Policy(BOX, ACTIONS["continuous"])
+    policy.load_state_dict(other.state_dict())
+    loaded = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)[0]
+    torch.testing.assert_close(loaded, through_torch(other, obs, actions)[0], atol=1e-5, rtol=1e-4)
+    loaded.sum().backward()
+    torch.optim.SGD([flat], 0.1).step()
+    after = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)[0]
+    torch.testing.assert_close(after, through_torch(policy, obs, actions)[0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(before, loaded)
+    assert not torch.allclose(loaded, after)
+
+
+def test_other_policies_take_torchs_path():
+    assert FusedPolicy.fits(Policy(BOX, ACTIONS["discrete"]))
+    for policy in (
+        Policy(BOX, spaces.MultiBinary(3)),
+        Policy(BOX, ACTIONS["discrete"], recurrent=True),
+        Policy(spaces.Discrete(4), ACTIONS["discrete"]),
+        Policy(spaces.Box(0, 255, (1, 8, 8), np.uint8), ACTIONS["discrete"]),
+    ):
+        assert policy.fused is None
+
+
+def test_layers_of_any_depth_and_shape_give_torchs_gradients_to_input_and_parameters():
+    torch.manual_seed(0)
+    mlp, x = TanhMLP(3, 8, 6, 4), torch.randn(5, 7, 3, requires_grad=True)
+    weights = torch.randn(5, 7, 4)
+    slow = torch.nn.Sequential.forward(mlp, x)
+    expected = torch.autograd.grad((slow * weights).sum(), [x, *mlp.parameters()])
+    fast = mlp(x)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+    for a, b in zip(torch.autograd.grad((fast * weights).sum(), [x, *mlp.parameters()]), expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
