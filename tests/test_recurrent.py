@@ -48,3 +48,20 @@ def test_weights_are_orthogonal_and_biases_zero():
     torch.testing.assert_close(gru.weight_hh_l0.T @ gru.weight_hh_l0, torch.eye(6))
     assert not gru.bias_hh_l0.any()
     assert not gru.bias_ih_l0.any()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 4), st.floats(0, 1))
+def test_numpys_steps_and_torchs_packed_sequence_agree_in_values_and_gradients(seed, steps, num, share):
+    torch.manual_seed(seed)
+    core = GRU(3, 4)
+    x, carry = torch.randn(steps, num, 3, requires_grad=True), torch.randn(num, 4, requires_grad=True)
+    masks = (torch.rand(steps, num) > share).float()
+    weights = torch.randn(steps, num, 4)
+    fast, _ = core(x, carry, masks)
+    slow, _ = core._sequence(x, carry, masks)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
+    wanted = [x, carry, *core.parameters()]
+    fast_grads = torch.autograd.grad((fast * weights).sum(), wanted)
+    for a, b in zip(fast_grads, torch.autograd.grad((slow * weights).sum(), wanted), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
