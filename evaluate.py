@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,8 +17,8 @@ from a2c_ppo_acktr import algo, arguments, checkpoint
 from a2c_ppo_acktr.collect import Stepper, finished_episodes
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import Step, StepArrays
-from a2c_ppo_acktr.spaces import UnsupportedSpace
-from a2c_ppo_acktr.utils import UsageError, seed_everything, write_atomically
+from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
+from a2c_ppo_acktr.utils import UsageError, seed_everything, set_threads, write_atomically
 from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
 
 
@@ -93,6 +94,7 @@ def load_agent(
         training=False,
         render_mode=render_mode,
     )
+    set_threads((os.cpu_count() or 1) if is_image(envs.observation_space) else 1)
     try:
         algorithm = algo.make(args.algo, args.config, envs.spaces)
         algorithm.load_state_dict(contents["algorithm"])

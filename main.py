@@ -11,7 +11,7 @@ from a2c_ppo_acktr import algo, arguments, checkpoint
 from a2c_ppo_acktr.envs import describe, make_vec_envs
 from a2c_ppo_acktr.run import Diverged, Run
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
-from a2c_ppo_acktr.utils import Interrupted, StopOnSignals, UsageError, preserve_rng, seed_everything
+from a2c_ppo_acktr.utils import Interrupted, StopOnSignals, UsageError, preserve_rng, seed_everything, set_threads
 from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
 from evaluate import evaluate
 
@@ -25,7 +25,7 @@ def train(args: arguments.RunConfig) -> None:
         stop = stack.enter_context(StopOnSignals())
         envs = make_envs(args, args.num_processes, args.seed, training=True)
         stack.callback(envs.close)
-        torch.set_num_threads(args.torch_threads or (os.cpu_count() if is_image(envs.observation_space) else 1) or 1)
+        set_threads(args.torch_threads or (os.cpu_count() if is_image(envs.observation_space) else 1) or 1)
         algorithm = algo.make(args.algo, args.config, envs.spaces, device)
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
         collector = algorithm.make_collector(envs, storage)

@@ -28,6 +28,7 @@ setup(
         "stable-baselines3>=2.5",
         "tensorboard>=2.16",
         "rich>=13",
+        "threadpoolctl>=3.3",
         "cloudpickle>=3",
         "opencv-python-headless>=4.9",
     ],

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -62,6 +63,12 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
+
+
+def set_threads(num: int) -> None:
+    """Use `num` CPU threads in torch and in NumPy's linear algebra."""
+    torch.set_num_threads(num)
+    threadpool_limits(num, user_api="blas")
 
 
 def get_rng_state() -> dict[str, Any]:
