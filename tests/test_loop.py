@@ -240,6 +240,15 @@ def test_collector_steps_carry_masks_and_obs_of_the_acted_on_observation():
             values, log_probs, _ = algorithm.policy.evaluate_actions(*batch[:4], batch.actions)
         torch.testing.assert_close(values, batch.values, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(log_probs, batch.log_probs, atol=1e-4, rtol=1e-4)
+        carry, carries = batch.carry, []
+        for obs, masks in zip(batch.obs, batch.masks, strict=True):
+            with torch.no_grad():
+                carry = algorithm.policy.base(obs, carry, masks)[2]
+            carries.append(carry)
+        assert storage.ended
+        for t, ended in storage.ended:
+            torch.testing.assert_close(ended.carry, carries[t][ended.indices], atol=1e-4, rtol=1e-4)
+            assert torch.equal(ended.final_obs[:, 0], batch.obs[t, ended.indices, 0] + 1)
         first = batch.obs[..., 0] == 0
         assert torch.equal(first, batch.masks == 0)
         expected = np.where(batch.masks[1:].numpy() == 0, 0, batch.obs[:-1, :, 0] + 1)
