@@ -1,12 +1,14 @@
 """From an environment's name to vectorized environments."""
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import os
 import re
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -22,6 +24,7 @@ from a2c_ppo_acktr.wrappers import FrameTap, ImageToChannelsFirst, has_channels_
 
 ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")
 MUJOCO = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w*|Pusher|Reacher|Swimmer|Walker2d)-v\d+$")
+PYBULLET = re.compile(r"\w+BulletEnv-v\d+$")
 DM_CONTROL = re.compile(r"dm\.(\w+)\.(\w+)$")
 ATARI_FRAME_STACK = 4
 COSTLY_FAMILIES = ("atari", "dm_control", "pybullet")
@@ -45,6 +48,28 @@ def _import_mujoco() -> None:
     importlib.import_module("mujoco").set_mju_user_warning(_drop_mujoco_warning)
 
 
+def _import_pybullet() -> None:
+    with silenced_output():
+        importlib.import_module("pybullet")
+        importlib.import_module("pybullet_envs_gymnasium")
+
+
+@contextlib.contextmanager
+def silenced_output() -> Iterator[None]:
+    """Keep compiled code, such as PyBullet's, from writing to standard output and standard error."""
+    libc = ctypes.CDLL(None)
+    sys.stdout.flush(), sys.stderr.flush(), libc.fflush(None)
+    saved, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1), os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush(), sys.stderr.flush(), libc.fflush(None)
+        os.dup2(saved[0], 1), os.dup2(saved[1], 2)
+        for descriptor in (*saved, nowhere):
+            os.close(descriptor)
+
+
 def _drop_mujoco_warning(message: str) -> None:
     """MuJoCo would write MUJOCO_LOG.TXT into the working directory for a deprecated attribute in Gymnasium's files."""
     if "deprecated" not in message:
@@ -61,7 +86,7 @@ FAMILIES: list[tuple[re.Pattern[str], str, Callable[[], Any]]] = [
     (ATARI, "atari", _import_atari),
     (re.compile(r"dm(\.|_control/)"), "dm_control", _import_dm_control),
     (MUJOCO, "mujoco", _import_mujoco),
-    (re.compile(r"\w+BulletEnv-v\d+$"), "pybullet", lambda: importlib.import_module("pybullet_envs_gymnasium")),
+    (PYBULLET, "pybullet", _import_pybullet),
     (
         re.compile(r"(LunarLander\w*|BipedalWalker\w*|CarRacing)-v\d+$"),
         "box2d",
@@ -146,6 +171,9 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render_mode:
 def _wrap_other(env: gym.Env, env_id: str) -> gym.Env:
     if env_id.startswith("dm_control/"):
         env = FlattenObservation(env)
+    if PYBULLET.match(env_id):
+        with silenced_output():
+            env.reset()  # connects to the simulator, which announces itself
     if env_id.startswith("MiniGrid-"):
         env = importlib.import_module("minigrid.wrappers").ImgObsWrapper(env)  # the mission is a text
     env = RecordEpisodeStatistics(env)

@@ -149,6 +149,18 @@ def test_mujoco_leaves_no_log_file(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_pybullet_announces_nothing(capfd):
+    for backend in ("dummy", "subproc"):
+        envs = make_vec_envs("HopperBulletEnv-v0", 2, seed=1, vec_env=backend)
+        envs.reset()
+        envs.step_arrays(np.zeros((2, 3)))
+        envs.close()
+    print("spoken")
+    captured = capfd.readouterr()
+    assert captured.out == "spoken\n"
+    assert not captured.err
+
+
 def test_every_extra_of_a_family_is_installable():
     extras = (envs_module.__file__, {extra for _, extra, _ in envs_module.FAMILIES})[1]
     setup = open("setup.py").read()
