@@ -131,22 +131,20 @@ class PPO(Algorithm):
         log_ratio = log_probs - batch.log_probs
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1.0 - config.clip_param, 1.0 + config.clip_param)
-        policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
+        surrogate = torch.minimum(ratio * advantages, clipped * advantages)
 
         value_error = (values - batch.returns).square()
         if config.clip_value_loss:
             change = (values - batch.values).clamp(-config.clip_param, config.clip_param)
             value_error = torch.maximum(value_error, (batch.values + change - batch.returns).square())
-        value_loss = 0.5 * value_error.mean()
 
-        entropy = entropies.mean()
-        loss = policy_loss + config.value_loss_coef * value_loss - config.entropy_coef * entropy
+        per_sample = 0.5 * config.value_loss_coef * value_error - surrogate - config.entropy_coef * entropies
         with torch.no_grad():
             metrics = {
-                "value_loss": value_loss.detach(),
-                "policy_loss": policy_loss.detach(),
-                "entropy": entropy.detach(),
+                "value_loss": 0.5 * value_error.mean(),
+                "policy_loss": -surrogate.mean(),
+                "entropy": entropies.mean(),
                 "approx_kl": (ratio - 1.0 - log_ratio).mean(),
                 "clipfrac": (clipped != ratio).float().mean(),
             }
-        return loss, metrics
+        return per_sample.mean(), metrics
