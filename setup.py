@@ -29,7 +29,6 @@ setup(
         "tensorboard>=2.16",
         "rich>=13",
         "threadpoolctl>=3.3",
-        "cloudpickle>=3",
         "opencv-python-headless>=4.9",
     ],
     extras_require={

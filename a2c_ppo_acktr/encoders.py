@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.interfaces import Tree
-from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image, leaf_shape
+from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image, leaf_shape, torch_dtype
 from a2c_ppo_acktr.utils import init_orthogonal
 
 SMALLEST_NATURE_IMAGE = 36
@@ -22,7 +22,7 @@ class FlatEncoder(nn.Module):
 
     def __init__(self, space: spaces.Space) -> None:
         super().__init__()
-        self.num_axes = len(leaf_shape(space))
+        self.num_axes, self.dtype = len(leaf_shape(space)), torch_dtype(space)
         self.sizes: list[int] = []
         self.starts: list[int] = []
         if isinstance(space, spaces.Discrete):

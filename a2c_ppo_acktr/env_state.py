@@ -64,7 +64,7 @@ def set_state(env: gym.Env, state: State) -> None:
     env.np_random.bit_generator.state = state["rng"]
 
 
-def _core_accessors(env: gym.Env) -> tuple[Callable[[], State], Callable[[State], None]] | None:
+def _core_accessors(env: Any) -> tuple[Callable[[], State], Callable[[State], None]] | None:
     """Functions that read and set the state of an unwrapped environment; None for an unknown kind."""
     module = type(env).__module__
     if module.startswith("gymnasium.envs.classic_control"):
@@ -74,7 +74,7 @@ def _core_accessors(env: gym.Env) -> tuple[Callable[[], State], Callable[[State]
     if module.startswith("ale_py"):
         return _ale_accessors(env)
     if callable(getattr(env, "get_state", None)) and callable(getattr(env, "set_state", None)):
-        return env.get_state, env.set_state  # type: ignore[attr-defined]  # the two were just seen
+        return env.get_state, env.set_state
     return None
 
 

@@ -19,7 +19,8 @@ from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics
 from a2c_ppo_acktr.native import AleEnvs, CartPoleEnvs
 from a2c_ppo_acktr.subproc import SubprocEnvs
 from a2c_ppo_acktr.utils import UsageError
-from a2c_ppo_acktr.vec_env import DummyEnvs, Envs, FrameStackEnvs, NormalizedEnvs
+from a2c_ppo_acktr.vec_env import DummyEnvs, Envs
+from a2c_ppo_acktr.vec_wrappers import FrameStackEnvs, NormalizedEnvs
 from a2c_ppo_acktr.wrappers import FrameTap, ImageToChannelsFirst, has_channels_last, wrap_atari
 
 ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")

@@ -103,7 +103,7 @@ class FusedPolicy:
             and base.carry_size == 0
             and isinstance(base.encoder, FlatEncoder)
             and base.encoder.num_axes == 1
-            and not base.encoder.sizes
+            and base.encoder.dtype == torch.float32
             and isinstance(policy.head, CategoricalHead | DiagGaussianHead)
             and base.value.weight.device.type == "cpu"
         )

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 
 from a2c_ppo_acktr.interfaces import EndedArrays, StepArrays, Tree
 from a2c_ppo_acktr.vec_env import Envs, to_env_actions
@@ -20,7 +20,7 @@ class NativeEnvs(Envs):
     backend = "native"
 
     def __init__(self, num_envs: int, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        self.signal_spaces, self.signals = {}, {}
+        self.signal_spaces, self._signals = {}, {}
         super().__init__(num_envs, observation_space, action_space)
         self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
 
@@ -154,7 +154,7 @@ class AleEnvs(NativeEnvs):
     ) -> None:
         from ale_py.vector_env import AtariVectorEnv
 
-        self.vector: VectorEnv = AtariVectorEnv(
+        self.vector: Any = AtariVectorEnv(
             game,
             num_envs,
             repeat_action_probability=sticky,
@@ -170,13 +170,13 @@ class AleEnvs(NativeEnvs):
         self.frame_numbers = np.zeros(num_envs, np.int64)
 
     @staticmethod
-    def fits(env: gym.Env) -> bool:
+    def fits(env: Any) -> bool:
         """Whether a game (an unwrapped AtariEnv that was reset) has no lives, or no FIRE to press after losing one."""
-        return env.ale.lives() == 0 or "FIRE" not in env.get_action_meanings()  # type: ignore[attr-defined]
+        return env.ale.lives() == 0 or "FIRE" not in env.get_action_meanings()
 
     def _reset(self, seeds: Sequence[int | None]) -> np.ndarray:
         given = None if None in seeds else np.array(seeds)
-        obs, info = self.vector.reset(seed=given)  # type: ignore[arg-type]  # it takes an array of seeds
+        obs, info = self.vector.reset(seed=given)
         self.frame_numbers = info["episode_frame_number"].astype(np.int64)
         return obs.copy()
 

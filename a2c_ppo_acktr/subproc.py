@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
 from a2c_ppo_acktr.interfaces import EndedArrays, StepArrays, Tree
@@ -15,12 +14,12 @@ from a2c_ppo_acktr.spaces import concatenate
 from a2c_ppo_acktr.vec_env import DummyEnvs, EnvFactory, EnvironmentCrash, Envs
 
 
-def _work(pipe: Any, pickled_factories: bytes, clip_actions: bool) -> None:
+def _work(pipe: Any, factories: Sequence[EnvFactory], clip_actions: bool) -> None:
     """Serve one chunk of environments until the pipe closes, which it does when the parent dies, however it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     envs: DummyEnvs | None = None
     try:
-        envs = DummyEnvs(cloudpickle.loads(pickled_factories), clip_actions)
+        envs = DummyEnvs(factories, clip_actions)
         pipe.send(("spaces", (envs.observation_space, envs.action_space, envs.signal_spaces, envs.render_mode)))
         while True:
             method, args, kwargs = pipe.recv()
@@ -40,7 +39,7 @@ class SubprocEnvs(Envs):
     """`DummyEnvs` chunks in worker processes.
 
     Args:
-        factories: one per environment.
+        factories: one per environment; functions that can be pickled.
         num_workers: processes; environments are spread evenly, in order.
         clip_actions: keep continuous actions within their bounds.
     """
@@ -54,8 +53,8 @@ class SubprocEnvs(Envs):
         self._processes: list[Any] = []
         for chunk in np.array_split(np.arange(len(factories)), num_workers):
             parent, child = context.Pipe()
-            pickled = cloudpickle.dumps([factories[i] for i in chunk])
-            process = context.Process(target=_work, args=(child, pickled, clip_actions), daemon=True)
+            own = [factories[i] for i in chunk]
+            process = context.Process(target=_work, args=(child, own, clip_actions), daemon=True)
             process.start()
             child.close()
             self._slices.append(slice(int(chunk[0]), int(chunk[-1]) + 1))
@@ -91,13 +90,13 @@ class SubprocEnvs(Envs):
         """See `DummyEnvs`."""
         results = self._each("reset_arrays", lambda part: (self._seeds[part],))
         self._reset_seeds()
-        self.signals = {k: np.concatenate([signals[k] for _, signals in results]) for k in self.signal_spaces}
+        self._signals = {k: np.concatenate([signals[k] for _, signals in results]) for k in self.signal_spaces}
         return concatenate([obs for obs, _ in results])
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         steps: list[StepArrays] = self._each("step_arrays", lambda part: (actions[part],))
-        self.signals = {k: np.concatenate([step.signals[k] for step in steps]) for k in self.signal_spaces}
+        self._signals = {k: np.concatenate([step.signals[k] for step in steps]) for k in self.signal_spaces}
         return StepArrays(
             concatenate([step.obs for step in steps]),
             np.concatenate([step.reward for step in steps]),

@@ -30,11 +30,15 @@ class Envs(VecEnv):
     """
 
     signal_spaces: dict[str, spaces.Space]
-    signals: dict[str, np.ndarray]
-    """The signals that came with the latest observations."""
+    _signals: dict[str, np.ndarray]
     normalizer: Normalizer | None = None
     backend: str
     """How the environments are stepped: native, dummy or subproc."""
+
+    @property
+    def signals(self) -> dict[str, np.ndarray]:
+        """The signals that came with the latest observations."""
+        return self._signals
 
     @property
     def spaces(self) -> EnvSpaces:
@@ -110,7 +114,7 @@ class DummyEnvs(Envs):
 
     def reset(self) -> Tree:
         """Begin a new episode everywhere, with the seeds of `seed` if they were just set."""
-        obs, self.signals = self.reset_arrays(self._seeds)
+        obs, self._signals = self.reset_arrays(self._seeds)
         self._reset_seeds()
         return obs
 
@@ -144,7 +148,7 @@ class DummyEnvs(Envs):
                     values[i] = info[name]
         except Exception as error:  # whatever a third-party environment raises ends the run with its own traceback
             raise EnvironmentCrash(f"environment {i} failed:\n{traceback.format_exc()}") from error
-        self.signals = signals
+        self._signals = signals
         return StepArrays(obs, reward, terminated, truncated, self._ended_arrays(ended), signals)
 
     def _ended_arrays(self, ended: list[tuple[int, Tree, float, int]]) -> EndedArrays | None:
@@ -195,133 +199,3 @@ def _is_wrapped(env: gym.Env, wrapper_class: type) -> bool:
             return True
         env = env.env
     return False
-
-
-class EnvsWrapper(Envs):
-    """Around other `Envs`: everything passes through."""
-
-    def __init__(self, envs: Envs, observation_space: spaces.Space | None = None) -> None:
-        self.envs = envs
-        self.signal_spaces = envs.signal_spaces
-        self.normalizer, self.backend = envs.normalizer, envs.backend
-        super().__init__(envs.num_envs, observation_space or envs.observation_space, envs.action_space)
-
-    @property
-    def signals(self) -> dict[str, np.ndarray]:  # type: ignore[override]  # read-only here: the backend sets it
-        """The signals that came with the latest observations."""
-        return self.envs.signals
-
-    def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed the environments for their next reset: environment i with `seed + i`."""
-        return self.envs.seed(seed)
-
-    def reset(self) -> Tree:
-        """Begin a new episode everywhere."""
-        return self.envs.reset()
-
-    def step_arrays(self, actions: np.ndarray) -> StepArrays:
-        """See `Envs`."""
-        return self.envs.step_arrays(actions)
-
-    def get_state(self) -> Any:
-        """See `Envs`."""
-        return self.envs.get_state()
-
-    def set_state(self, state: Any) -> None:
-        """See `Envs`."""
-        self.envs.set_state(state)
-
-    def close(self) -> None:
-        """Close the environments."""
-        self.envs.close()
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The attribute of each environment."""
-        return self.envs.get_attr(attr_name, indices)
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of each environment."""
-        self.envs.set_attr(attr_name, value, indices)
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Call a method of each environment."""
-        return self.envs.env_method(method_name, *args, indices=indices, **kwargs)
-
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        """Whether each environment has such a wrapper."""
-        return self.envs.env_is_wrapped(wrapper_class, indices)
-
-
-class NormalizedEnvs(EnvsWrapper):
-    """Vector observations and rewards normalized by running statistics, as SB3's VecNormalize.
-
-    Args:
-        envs: N environments with flat Box observations.
-        gamma: discount of the return that scales rewards.
-        training: whether statistics are updated and rewards scaled; an evaluation does neither.
-    """
-
-    normalizer: Normalizer
-
-    def __init__(self, envs: Envs, *, gamma: float, training: bool = True) -> None:
-        space = envs.observation_space
-        assert isinstance(space, spaces.Box)
-        super().__init__(envs, spaces.Box(-np.inf, np.inf, space.shape, np.float32))
-        self.normalizer = Normalizer(space.shape, envs.num_envs, gamma)
-        self.normalizer.training = training
-
-    def reset(self) -> Tree:
-        """Begin a new episode everywhere."""
-        self.normalizer.returns[:] = 0.0
-        return self.normalizer.observe(np.asarray(self.envs.reset()))
-
-    def step_arrays(self, actions: np.ndarray) -> StepArrays:
-        """See `Envs`."""
-        step = self.envs.step_arrays(actions)
-        obs, reward, ended = self.normalizer.observe(step.obs), step.reward, step.ended
-        if self.normalizer.training:
-            reward = self.normalizer.normalize_reward(reward, step.terminated | step.truncated)
-        if ended is not None:
-            ended = ended._replace(final_obs=self.normalizer.normalize_obs(ended.final_obs))
-        return step._replace(obs=obs, reward=reward, ended=ended)
-
-
-class FrameStackEnvs(EnvsWrapper):
-    """The last `num_stack` images on the channel axis, oldest first; zeros before an episode's first image."""
-
-    def __init__(self, envs: Envs, num_stack: int) -> None:
-        space = envs.observation_space
-        assert isinstance(space, spaces.Box)
-        self.channels = space.shape[0]
-        tile = (num_stack, 1, 1)
-        stacked = spaces.Box(np.tile(space.low, tile), np.tile(space.high, tile), dtype=space.dtype.type)
-        super().__init__(envs, stacked)
-        self.frames = np.zeros((envs.num_envs, *stacked.shape), space.dtype)
-
-    def reset(self) -> Tree:
-        """Begin a new episode everywhere."""
-        self.frames[:] = 0
-        self.frames[:, -self.channels :] = self.envs.reset()
-        return self.frames.copy()
-
-    def step_arrays(self, actions: np.ndarray) -> StepArrays:
-        """See `Envs`."""
-        step, ended = self.envs.step_arrays(actions), None
-        self.frames[:, : -self.channels] = self.frames[:, self.channels :].copy()
-        if step.ended is not None:
-            final_obs = self.frames[step.ended.indices]
-            final_obs[:, -self.channels :] = step.ended.final_obs
-            ended = step.ended._replace(final_obs=final_obs)
-            self.frames[step.ended.indices] = 0
-        self.frames[:, -self.channels :] = step.obs
-        return step._replace(obs=self.frames.copy(), ended=ended)
-
-    def get_state(self) -> Any:
-        """The environments' state and the stacked frames."""
-        state = self.envs.get_state()
-        return None if state is None else {"envs": state, "frames": self.frames}
-
-    def set_state(self, state: Any) -> None:
-        """Inverse of `get_state`."""
-        self.envs.set_state(state["envs"])
-        self.frames[:] = np.asarray(state["frames"])

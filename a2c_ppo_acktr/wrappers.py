@@ -65,7 +65,8 @@ def wrap_atari(env: gym.Env) -> gym.Env:
     """
     env = RecordEpisodeStatistics(MaxAndSkipEnv(NoopResetEnv(env, noop_max=30), skip=4))
     env = EpisodicLifeEnv(env)
-    if "FIRE" in env.unwrapped.get_action_meanings():  # type: ignore[attr-defined]  # every Atari environment has it
+    emulator: Any = env.unwrapped
+    if "FIRE" in emulator.get_action_meanings():
         env = FireResetEnv(env)
     return ImageToChannelsFirst(ClipRewardEnv(WarpFrame(env)))
 

@@ -107,9 +107,25 @@ def test_other_policies_take_torchs_path():
         Policy(BOX, spaces.MultiBinary(3)),
         Policy(BOX, ACTIONS["discrete"], recurrent=True),
         Policy(spaces.Discrete(4), ACTIONS["discrete"]),
+        Policy(spaces.MultiDiscrete([2, 3]), ACTIONS["discrete"]),
+        Policy(spaces.MultiBinary(5), ACTIONS["discrete"]),
+        Policy(spaces.Box(0, 9, (5,), np.int64), ACTIONS["continuous"]),
+        Policy(spaces.Box(0, 255, (5,), np.uint8), ACTIONS["continuous"]),
         Policy(spaces.Box(0, 255, (1, 8, 8), np.uint8), ACTIONS["discrete"]),
     ):
         assert policy.fused is None
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.MultiBinary(5), spaces.Box(0, 9, (5,), np.int64), spaces.Box(0, 255, (5,), np.uint8)], ids=str
+)
+def test_vectors_of_whole_numbers_act_and_learn(space):
+    policy = Policy(space, ACTIONS["discrete"])
+    obs = torch.from_numpy(np.stack([space.sample() for _ in range(4)]))
+    value, action, log_prob, _ = policy.act(obs, torch.zeros(0), torch.ones(4), {})
+    assert value.dtype == log_prob.dtype == torch.float32
+    sum(out.sum() for out in policy.evaluate_actions(obs, torch.zeros(0), torch.ones(4), {}, action)).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in policy.parameters())
 
 
 def test_layers_of_any_depth_and_shape_give_torchs_gradients_to_input_and_parameters():

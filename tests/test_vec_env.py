@@ -11,7 +11,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 from a2c_ppo_acktr.envs import make_env, make_vec_envs
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.subproc import SubprocEnvs
-from a2c_ppo_acktr.vec_env import DummyEnvs, EnvironmentCrash, FrameStackEnvs, NormalizedEnvs, to_env_actions
+from a2c_ppo_acktr.vec_env import DummyEnvs, EnvironmentCrash, to_env_actions
+from a2c_ppo_acktr.vec_wrappers import FrameStackEnvs, NormalizedEnvs
 
 COUNTER = "tests.probe_envs:Counter-v0"
 
