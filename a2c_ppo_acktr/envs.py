@@ -251,7 +251,7 @@ def make_vec_envs(
         normalize: normalize observations and rewards where observations are vectors.
         frame_stack: images to stack; None stacks 4 for Atari and none elsewhere.
         clip_actions: keep continuous actions within their bounds; None does so everywhere but in MuJoCo, whose motors
-            saturate by themselves and whose rewards price the action as it was sent (as upstream did, whose figures are compared with).
+            saturate by themselves and whose rewards price the action as it was sent.
         training: False freezes the normalizer and leaves rewards as they are.
         render_mode: as Gymnasium's.
     """
