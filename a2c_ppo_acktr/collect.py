@@ -3,7 +3,6 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from a2c_ppo_acktr.interfaces import Ended, Episode, Step, StepArrays
@@ -27,7 +26,8 @@ class Stepper:
         self.obs = to_tensor(envs.reset(), self.device)
         self.signals = to_tensor(envs.signals, self.device)
         self.carry = algorithm.initial_carry(envs.num_envs)
-        self.masks = torch.zeros(envs.num_envs, device=self.device)
+        self.ongoing = torch.ones(envs.num_envs, device=self.device)
+        self.masks = torch.zeros_like(self.ongoing)
 
     def step(self, explore: bool) -> tuple[Step, StepArrays]:
         """Act once in every environment; the step as learning sees it, and as the environments gave it."""
@@ -53,7 +53,9 @@ class Stepper:
         )
         step = step._replace(next_carry=self.algorithm.observe(decision.carry, step))
         self.obs, self.carry = to_tensor(arrays.obs, self.device), step.next_carry
-        self.masks = torch.from_numpy(1.0 - (arrays.terminated | arrays.truncated).astype(np.float32)).to(self.device)
+        self.masks = self.ongoing
+        if ended is not None:
+            self.masks = self.ongoing.index_fill(0, ended.indices, 0.0)
         self.signals = to_tensor(arrays.signals, self.device)
         return step, arrays
 

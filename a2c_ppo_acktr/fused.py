@@ -1,12 +1,15 @@
 """Small tanh networks on the CPU through NumPy, on the parameters' own memory.
 
-It is the same float32 mathematics that `torch.nn` and autograd would do. Two things make it several times faster at the
-sizes of classic control and MuJoCo: NumPy's tanh (vectorized, a tenth of the time of torch's CPU kernel), and one node
-of the autograd graph for a network, or for a whole policy, instead of one per operation.
+It is the same float32 mathematics that `torch.nn` and autograd would do. Three things make it several times faster at
+the sizes of classic control and MuJoCo: NumPy's tanh (vectorized, a tenth of the time of torch's CPU kernel), one node
+of the autograd graph for a network instead of one per operation, and, for a whole policy, no graph at all: its gradient
+is written into the parameters' `grad` by hand, with one call for the same layer of actor and critic.
 """
 
 import itertools
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,32 +17,41 @@ from torch import Tensor, nn
 
 from a2c_ppo_acktr.distributions import HALF_LOG_2PI, CategoricalHead, DiagGaussianHead
 from a2c_ppo_acktr.encoders import FlatEncoder
+from a2c_ppo_acktr.interfaces import Evaluation
 from a2c_ppo_acktr.utils import init_orthogonal
 
 
 def tanh_forward(x: np.ndarray, parameters: list[np.ndarray]) -> list[np.ndarray]:
-    """Outputs of every layer h = tanh(W h + b), starting with `x: [B, I]`; `parameters`: W, b, W, b, ..."""
+    """Outputs of every layer h = tanh(W h + b), starting with `x: [B, I]`; `parameters`: W, b, W, b, ...
+
+    Parameters with a leading axis, `[K, O, I]` and `[K, O]`, are K networks side by side, with outputs `[K, B, O]`.
+    """
     outputs = [x]
     for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-        h = outputs[-1] @ weight.T
-        h += bias
+        h = outputs[-1] @ weight.swapaxes(-1, -2)
+        h += bias[..., None, :]
         outputs.append(np.tanh(h, out=h))
     return outputs
 
 
 def tanh_backward(
-    outputs: list[np.ndarray], parameters: list[np.ndarray], grad: np.ndarray, to_input: bool = False
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Gradients of the parameters, and of the input where `to_input`, given that of the last output, `[B, O]`."""
-    grads: list[np.ndarray] = []
+    outputs: list[np.ndarray],
+    parameters: list[np.ndarray],
+    grad: np.ndarray,
+    grads: list[np.ndarray],
+    to_input: bool = False,
+) -> np.ndarray:
+    """Write the parameters' gradients to `grads`, given that of the last output; returns the input's if `to_input`."""
+    ones = np.ones((1, len(outputs[0])), np.float32)
     for layer in reversed(range(len(outputs) - 1)):
         local = outputs[layer + 1] * outputs[layer + 1]
         np.subtract(1.0, local, out=local)  # d tanh(z) / dz = 1 - tanh(z)^2
         local *= grad
-        grads += [local.sum(0), local.T @ outputs[layer]]
+        np.matmul(local.swapaxes(-1, -2), outputs[layer], out=grads[2 * layer])
+        np.matmul(ones, local, out=grads[2 * layer + 1][..., None, :])  # a third of the time of NumPy's sum over rows
         if layer > 0 or to_input:
             grad = local @ parameters[2 * layer]
-    return grads[::-1], grad
+    return grad
 
 
 class _TanhLayers(torch.autograd.Function):
@@ -54,7 +66,8 @@ class _TanhLayers(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         to_input = ctx.needs_input_grad[0]
-        grads, grad = tanh_backward(ctx.outputs, ctx.parameters, grad_outputs[0].numpy(), to_input)
+        grads = [np.empty_like(parameter) for parameter in ctx.parameters]
+        grad = tanh_backward(ctx.outputs, ctx.parameters, grad_outputs[0].numpy(), grads, to_input)
         return torch.from_numpy(grad) if to_input else None, *map(torch.from_numpy, grads)
 
 
@@ -77,22 +90,52 @@ class TanhMLP(nn.Sequential):
         return _TanhLayers.apply(x.reshape(-1, x.shape[-1]), *self.leaves).unflatten(0, x.shape[:-1])
 
 
+class _Views(NamedTuple):
+    """The parameters of a policy that `FusedPolicy.fits`, or their gradients, as views of one flat vector."""
+
+    towers: list[np.ndarray]
+    """Actor and critic have the same sizes and follow each other, so the same layer of both is one array `[2, ...]`."""
+    value_weight: np.ndarray
+    value_bias: np.ndarray
+    log_std: list[np.ndarray]
+    """Of a Gaussian head; empty for a categorical one."""
+    weight: np.ndarray
+    bias: np.ndarray
+
+    @staticmethod
+    def of(flat: np.ndarray, policy: Any) -> "_Views":
+        """Cut `flat`, which is in the order of `policy.parameters()`."""
+        shapes = [tuple(parameter.shape) for parameter in policy.parameters()]
+        tower = shapes[: len(policy.base.actor.leaves)]
+        size = sum(map(math.prod, tower))
+        towers = _cut(flat[: 2 * size].reshape(2, size), tower)
+        value_weight, value_bias, *log_std, weight, bias = _cut(flat[2 * size :], shapes[2 * len(tower) :])
+        return _Views(towers, value_weight[0], value_bias, log_std, weight, bias)
+
+
+def _cut(vectors: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Views of consecutive pieces of the last axis of `vectors: [..., P]`, each `[..., *shape]`."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    pieces = np.split(vectors, ends[:-1], axis=-1)
+    return [piece.reshape(*vectors.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
 class FusedPolicy:
     """A feed-forward policy of two `TanhMLP`s with a categorical or Gaussian head, written out.
 
+    Logits and means are `[A, B]` in here: reductions over a few actions are several times faster along columns.
+
     Args:
-        policy: one that `fits`; its parameters must keep their memory, as in-place optimizers and `load_state_dict` do.
+        policy: one that `fits`.
+        flat: its parameters (see `utils.flatten_parameters`); they must keep their memory, as in-place optimizers and
+            `load_state_dict` do.
     """
 
-    def __init__(self, policy: Any) -> None:
-        base, head = policy.base, policy.head
-        self.gaussian = isinstance(head, DiagGaussianHead)
-        output = head.mean if self.gaussian else head.linear
-        groups = [base.actor.leaves, base.critic.leaves, list(base.value.parameters()), list(output.parameters())]
-        groups.append([head.log_std] if self.gaussian else [])
-        self.parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group]
-        arrays = [[parameter.detach().numpy() for parameter in group] for group in groups]
-        self.actor, self.critic, self.value, self.output, (*self.log_std,) = arrays
+    def __init__(self, policy: Any, flat: nn.Parameter) -> None:
+        self.gaussian = isinstance(policy.head, DiagGaussianHead)
+        assert flat.grad is not None
+        self.views, self.grads = (_Views.of(tensor.numpy(), policy) for tensor in (flat.detach(), flat.grad))
+        self.critic = [parameter[1] for parameter in self.views.towers]
 
     @staticmethod
     def fits(policy: Any) -> bool:
@@ -108,81 +151,82 @@ class FusedPolicy:
             and base.value.weight.device.type == "cpu"
         )
 
-    def forward(self, obs: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
-        """Layers of actor and critic, value `[B]`, and logits or mean `[B, A]`."""
-        actor, critic = tanh_forward(obs, self.actor), tanh_forward(obs, self.critic)
-        value = critic[-1] @ self.value[0].T
-        value += self.value[1]
-        output = actor[-1] @ self.output[0].T
-        output += self.output[1]
-        return actor, critic, value[:, 0], output
+    def forward(self, obs: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Layers of actor and critic `[2, B, H]`, value `[B]`, and logits or mean `[A, B]`."""
+        layers, views = tanh_forward(obs, self.views.towers), self.views
+        actor, critic = layers[-1]
+        value = critic @ views.value_weight
+        value += views.value_bias
+        output = views.weight @ actor.T
+        output += views.bias[:, None]
+        return layers, value, output
+
+    def value(self, obs: Tensor) -> Tensor:
+        """Value `[N]` of `obs: [N, I]` float32, without gradient."""
+        value = tanh_forward(obs.numpy(), self.critic)[-1] @ self.views.value_weight
+        value += self.views.value_bias
+        return torch.from_numpy(value)
 
     def act(self, obs: Tensor, deterministic: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Value `[N]`, action `[N, ...]` and its log-probability `[N]` for `obs: [N, I]` float32; draws from NumPy."""
-        _, _, value, output = self.forward(obs.numpy())
+        _, value, output = self.forward(obs.numpy())
         if self.gaussian:
-            noise = np.zeros_like(output) if deterministic else np.random.standard_normal(output.shape)
-            action = output + np.exp(self.log_std[0]) * noise.astype(np.float32)
+            noise = np.zeros_like(output.T) if deterministic else np.random.standard_normal(output.T.shape)
+            action = output.T + np.exp(self.views.log_std[0]) * noise.astype(np.float32)
             log_prob = self._gaussian(output, action)[1]
         else:
             log_probs = _log_softmax(output)
             # Exponential race: argmax of p_a / e_a with e_a ~ Exp(1) is a with probability p_a.
-            race = log_probs if deterministic else np.exp(log_probs) / np.random.standard_exponential(output.shape)
-            action = race.argmax(-1)
-            log_prob = log_probs[np.arange(len(action)), action]
+            race = log_probs if deterministic else np.exp(log_probs) / np.random.standard_exponential(output.T.shape).T
+            action = race.argmax(0)
+            log_prob = log_probs[action, np.arange(len(action))]
         return torch.from_numpy(value), torch.from_numpy(action), torch.from_numpy(log_prob)
 
-    def evaluate(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Value, log-probability of `actions` and entropy, each `[B]`, for autograd."""
-        return _Evaluate.apply(self, obs, actions, *self.parameters)
+    def evaluate(self, obs: Tensor, actions: Tensor) -> Evaluation:
+        """Value, log-probability of `actions` and entropy, each `[B]`.
+
+        d log p_a / d logits = onehot(a) - p          d H / d logits = -p (log p + H)
+        d log p / d mean = z / std                    d log p / d log std = z^2 - 1        d H / d log std = 1
+        """
+        chosen, views, grads = actions.numpy(), self.views, self.grads
+        layers, value, output = self.forward(obs.numpy())
+        rows = np.arange(len(value))
+        if self.gaussian:
+            (log_std,) = views.log_std
+            z, log_prob = self._gaussian(output, chosen)
+            entropy = np.full(len(value), log_std.sum() + (0.5 + HALF_LOG_2PI) * len(log_std), np.float32)
+        else:
+            log_probs = _log_softmax(output)
+            probs = np.exp(log_probs)
+            log_prob = log_probs[chosen, rows]
+            entropy = -(probs * log_probs).sum(0)
+
+        def backward(to_value: np.ndarray, to_log_prob: np.ndarray, to_entropy: np.ndarray) -> None:
+            if self.gaussian:
+                to_output = to_log_prob * z * np.exp(-log_std)[:, None]
+                grads.log_std[0][:] = (to_log_prob * (z * z - 1.0)).sum(1) + to_entropy.sum()
+            else:
+                to_output = probs * -(to_log_prob + to_entropy * (log_probs + entropy))
+                to_output[chosen, rows] += to_log_prob
+            actor, critic = layers[-1]
+            np.matmul(to_output, actor, out=grads.weight)
+            np.sum(to_output, 1, out=grads.bias)
+            np.matmul(to_value, critic, out=grads.value_weight)
+            grads.value_bias[0] = to_value.sum()
+            to_towers = np.empty_like(layers[-1])
+            np.matmul(to_output.T, views.weight, out=to_towers[0])
+            np.multiply(to_value[:, None], views.value_weight, out=to_towers[1])
+            tanh_backward(layers, views.towers, to_towers, grads.towers)
+
+        return Evaluation(value, log_prob, entropy, backward)
 
     def _gaussian(self, mean: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Deviations z `[B, A]` and log densities `[B]`."""
-        z = (actions - mean) * np.exp(-self.log_std[0])
-        return z, -0.5 * (z * z).sum(-1) - (self.log_std[0].sum() + np.float32(HALF_LOG_2PI * mean.shape[-1]))
+        """Deviations z `[A, B]` and log densities `[B]` of `actions: [B, A]`."""
+        (log_std,) = self.views.log_std
+        z = (actions.T - mean) * np.exp(-log_std)[:, None]
+        return z, -0.5 * (z * z).sum(0) - (log_std.sum() + np.float32(HALF_LOG_2PI * len(log_std)))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    logits = logits - logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-
-class _Evaluate(torch.autograd.Function):
-    """`FusedPolicy.evaluate`.
-
-    d log p_a / d logits = onehot(a) - p          d H / d logits = -p (log p + H)
-    d log p / d mean = z / std                    d log p / d log std = z^2 - 1        d H / d log std = 1
-    """
-
-    @staticmethod
-    def forward(ctx: Any, policy: FusedPolicy, obs: Tensor, actions: Tensor, *parameters: Tensor) -> Any:
-        ctx.policy, ctx.actions = policy, actions.numpy()
-        ctx.actor, ctx.critic, value, output = policy.forward(obs.numpy())
-        if policy.gaussian:
-            ctx.z, log_prob = policy._gaussian(output, ctx.actions)
-            log_std = policy.log_std[0]
-            entropy = np.full(len(value), log_std.sum() + (0.5 + HALF_LOG_2PI) * len(log_std), np.float32)
-        else:
-            ctx.log_probs = _log_softmax(output)
-            ctx.probs = np.exp(ctx.log_probs)
-            log_prob = ctx.log_probs[np.arange(len(value)), ctx.actions]
-            ctx.entropy = entropy = -(ctx.probs * ctx.log_probs).sum(-1)
-        return torch.from_numpy(value), torch.from_numpy(log_prob), torch.from_numpy(entropy)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        policy: FusedPolicy = ctx.policy
-        to_value, to_log_prob, to_entropy = (grad.numpy()[:, None] for grad in grad_outputs)
-        log_std_grads = []
-        if policy.gaussian:
-            to_output = to_log_prob * ctx.z * np.exp(-policy.log_std[0])
-            log_std_grads = [(to_log_prob * (ctx.z * ctx.z - 1.0)).sum(0) + to_entropy.sum()]
-        else:
-            to_output = ctx.probs * -(to_log_prob + to_entropy * (ctx.log_probs + ctx.entropy[:, None]))
-            to_output[np.arange(len(to_output)), ctx.actions] += to_log_prob[:, 0]
-        actor_grads, _ = tanh_backward(ctx.actor, policy.actor, to_output @ policy.output[0])
-        critic_grads, _ = tanh_backward(ctx.critic, policy.critic, to_value @ policy.value[0])
-        value_grads = [to_value.T @ ctx.critic[-1], to_value.sum(0)]
-        output_grads = [to_output.T @ ctx.actor[-1], to_output.sum(0)]
-        grads = [*actor_grads, *critic_grads, *value_grads, *output_grads, *log_std_grads]
-        return None, None, None, *map(torch.from_numpy, grads)
+    logits = logits - logits.max(0)
+    return logits - np.log(np.exp(logits).sum(0))

@@ -1,5 +1,6 @@
 """The tuples that pass between environments, collector, storage and algorithm. N environments, E ended episodes."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,17 @@ class Decision(NamedTuple):
     """[N, H] recurrent state or task context after reading the observation."""
     extras: dict[str, Tensor]
     """Tensors [N, ...] that `update` will want back, such as value and log_prob."""
+
+
+class Evaluation(NamedTuple):
+    """What a policy says of actions that were taken; arrays as of `utils.arrays`, without autograd."""
+
+    value: Any
+    """[B], or [T, n] for recurrent policies, as all that follows."""
+    log_prob: Any
+    entropy: Any
+    backward: Callable[[Any, Any, Any], None]
+    """Given the derivatives of a loss by the three, set the gradient of the policy's flat parameters."""
 
 
 class Ended(NamedTuple):

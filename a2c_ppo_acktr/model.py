@@ -1,18 +1,18 @@
 """Networks that act: the actor-critic policy and its bases."""
 
-import functools
 from typing import Any, Protocol
 
+import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.distributions import Distribution, make_head
 from a2c_ppo_acktr.encoders import ImageEncoder, make_encoder
 from a2c_ppo_acktr.fused import FusedPolicy, TanhMLP
-from a2c_ppo_acktr.interfaces import Tree
+from a2c_ppo_acktr.interfaces import Evaluation, Tree
 from a2c_ppo_acktr.recurrent import GRU
 from a2c_ppo_acktr.spaces import is_image
-from a2c_ppo_acktr.utils import init_orthogonal
+from a2c_ppo_acktr.utils import arrays, flatten_parameters, init_orthogonal
 
 
 class Base(Protocol):
@@ -113,16 +113,23 @@ class Policy(nn.Module):
         base_class: Any = BASES[base]
         self.base = base_class(observation_space, recurrent=recurrent, **(base_kwargs or {}))
         self.head = make_head(action_space, self.base.output_size)
+        self.fused: FusedPolicy | None = None
 
     @property
     def carry_size(self) -> int:
         """H, the size of one environment's recurrent state; 0 for feed-forward policies."""
         return self.base.carry_size
 
-    @functools.cached_property
-    def fused(self) -> FusedPolicy | None:
-        """The same policy written out for small networks on the CPU; None for every other policy."""
-        return FusedPolicy(self) if FusedPolicy.fits(self) else None
+    def flatten(self) -> nn.Parameter:
+        """All parameters as one vector (see `flatten_parameters`); small networks on the CPU are then run written out.
+
+        Call it once, on the device where the policy stays.
+        """
+        flat = flatten_parameters(self)
+        assert flat.grad is not None
+        self.flat_grad = flat.grad
+        self.fused = FusedPolicy(self, flat) if FusedPolicy.fits(self) else None
+        return flat
 
     def forward(
         self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor]
@@ -147,14 +154,24 @@ class Policy(nn.Module):
         return value, action, distribution.log_prob(action), carry
 
     def get_value(self, obs: Tree, carry: Tensor, masks: Tensor) -> Tensor:
-        """V(obs): `[N]`."""
-        return self.base(obs, carry, masks)[0]
+        """V(obs): `[N]`, without gradient."""
+        if self.fused is not None:
+            return self.fused.value(obs)
+        with torch.no_grad():
+            return self.base(obs, carry, masks)[0]
 
     def evaluate_actions(
         self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor], actions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Value, log-probability of `actions` and entropy, each `[...]` like `masks`."""
+    ) -> Evaluation:
+        """Value, log-probability of `actions` and entropy, each `[...]` like `masks`; needs `flatten` before."""
         if self.fused is not None and not signals:
             return self.fused.evaluate(obs, actions)
         value, distribution, _ = self(obs, carry, masks, signals)
-        return value, distribution.log_prob(actions), distribution.entropy()
+        outputs = value, distribution.log_prob(actions), distribution.entropy()
+
+        def backward(*grads: Any) -> None:
+            self.flat_grad.zero_()
+            torch.autograd.backward(outputs, [torch.as_tensor(grad) for grad in grads])
+
+        _, (value, log_prob, entropy) = arrays(*outputs)
+        return Evaluation(value, log_prob, entropy, backward)

@@ -1,4 +1,4 @@
-"""Returns and advantages: pure functions on time-major tensors `[T, N]`, T steps of N environments.
+"""Returns and advantages: pure functions on time-major `[T, N]`, T steps of N environments; tensors or NumPy arrays.
 
 Row t describes the step from the observation at t to its *true* successor, which is the next observation of the
 rollout or, where the episode ended, the final observation that the reset replaced.
@@ -9,18 +9,25 @@ rollout or, where the episode ended, the final observation that the reset replac
     continues_t    1 where row t + 1 belongs to the same episode, 0 where it does not
 """
 
-import torch
+import math
+from typing import Any, TypeVar
+
+import numpy as np
 from torch import Tensor
 
+from a2c_ppo_acktr.utils import arrays
 
-def reverse_scan(a: Tensor, b: Tensor) -> Tensor:
+Array = TypeVar("Array", Tensor, np.ndarray)
+
+
+def reverse_scan(a: Array, b: Array) -> Array:
     """Solve `x_t = a_t + b_t x_{t+1}` with `x_T = 0` for `a, b: [T, N]` in log2(T) vectorized passes.
 
     Pass k composes each affine map with the one 2^k rows later (Hillis & Steele 1986), so a rollout of 2048 steps
     costs eleven tensor operations on any device instead of 2048 small ones. Nothing is divided: it is stable.
     """
     assert a.shape == b.shape, (a.shape, b.shape)
-    x, b, shift = a.clone(), b.clone(), 1
+    x, b, shift = 1.0 * a, 1.0 * b, 1  # copies
     while shift < len(x):
         x[:-shift] += b[:-shift] * x[shift:]
         b[:-shift] = b[:-shift] * b[shift:]
@@ -28,21 +35,21 @@ def reverse_scan(a: Tensor, b: Tensor) -> Tensor:
     return x
 
 
-def n_step_returns(rewards: Tensor, discounts: Tensor, next_values: Tensor, continues: Tensor) -> Tensor:
+def n_step_returns(rewards: Array, discounts: Array, next_values: Array, continues: Array) -> Array:
     """Discounted return to the end of the episode or rollout, bootstrapped there (Mnih et al. 2016, section 4).
 
     R_t = r_t + discount_t * (R_{t+1} if the episode goes on within the rollout, else V(successor)).
     All arguments and the result are `[T, N]`.
     """
     assert rewards.shape == discounts.shape == next_values.shape == continues.shape
-    goes_on = continues.clone()
+    goes_on = 1.0 * continues
     goes_on[-1] = 0.0
     return reverse_scan(rewards + discounts * (1.0 - goes_on) * next_values, discounts * goes_on)
 
 
 def gae_advantages(
-    rewards: Tensor, discounts: Tensor, values: Tensor, next_values: Tensor, continues: Tensor, gae_lambda: float
-) -> Tensor:
+    rewards: Array, discounts: Array, values: Array, next_values: Array, continues: Array, gae_lambda: float
+) -> Array:
     """Generalized advantage estimates (Schulman et al. 2016, eq. 16), `[T, N]`.
 
     delta_t = r_t + discount_t V(successor) - V(s_t);  A_t = delta_t + discount_t lambda continues_t A_{t+1}.
@@ -52,7 +59,15 @@ def gae_advantages(
     return reverse_scan(deltas, gae_lambda * discounts * continues)
 
 
-def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
+def normalize(advantages: Array) -> Array:
+    """Mean 0 and deviation 1, of any shape; a single advantage, which has no deviation, becomes 0."""
+    centred = advantages - advantages.mean()
+    count = math.prod(advantages.shape)
+    return centred / (((centred * centred).sum() / max(1, count - 1)) ** 0.5 + 1e-5)
+
+
+def explained_variance(predictions: Tensor, targets: Tensor) -> Any:
     """1 - Var(target - prediction) / Var(target): 1 is perfect, 0 a constant's; NaN where targets are constant."""
+    xp, (predictions, targets) = arrays(predictions, targets)
     variance = targets.var()
-    return torch.where(variance > 0, 1.0 - (targets - predictions).var() / variance, torch.nan)
+    return 1.0 - (targets - predictions).var() / xp.where(variance > 0, variance, math.nan)

@@ -9,6 +9,7 @@ from torch import Tensor
 from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step, Tree
 from a2c_ppo_acktr.returns import gae_advantages, n_step_returns
 from a2c_ppo_acktr.spaces import assign, concatenate, flatten_lead, index, tree_map, zeros
+from a2c_ppo_acktr.utils import arrays
 
 ValueFunction = Callable[[Tree, Tensor, Tensor], Tensor]
 """V(obs, carry, masks): `[B]`."""
@@ -119,32 +120,33 @@ class RolloutStorage:
                 it a time limit counts as a terminal state.
         """
         assert self.t == self.num_steps, f"the rollout holds {self.t} of {self.num_steps} steps"
-        ended_mask = self.terminated | self.truncated
-        masks = (~ended_mask[-1]).float()
-        next_values = torch.empty_like(self.values)
-        next_values[:-1] = self.values[1:]
-        last_obs = index(self.obs, -1)
+        tensors = self.rewards, self.values, self.terminated, self.truncated
+        xp, (rewards, values, terminated, truncated) = arrays(*tensors)
+        next_values = xp.empty_like(values)
+        next_values[:-1] = values[1:]
+        last_obs, masks = index(self.obs, -1), (~(self.terminated[-1] | self.truncated[-1])).float()
         if use_proper_time_limits and self.ended:
             rows = [ended for _, ended in self.ended]
-            values = get_value(
+            found = get_value(
                 concatenate([last_obs, *(row.final_obs for row in rows)]),
                 torch.cat([self.next_carry, *(row.carry for row in rows)]),
                 torch.cat([masks, masks.new_ones(sum(len(row.indices) for row in rows))]),
             )
-            next_values[-1] = values[: self.num_envs]
+            next_values[-1] = found[: self.num_envs]
             times = torch.cat([torch.full_like(row.indices, t) for t, row in self.ended])
-            next_values[times, torch.cat([row.indices for row in rows])] = values[self.num_envs :]
+            next_values[times, torch.cat([row.indices for row in rows])] = found[self.num_envs :]
         else:
             next_values[-1] = get_value(last_obs, self.next_carry, masks)
-        no_successor = self.terminated if use_proper_time_limits else ended_mask
-        discounts = gamma * (~no_successor).float()
-        continues = (~ended_mask).float()
+        discounts, continues = xp.full_like(values, gamma), xp.ones_like(values)
+        continues[terminated | truncated] = 0.0
+        discounts[terminated if use_proper_time_limits else terminated | truncated] = 0.0
         if gae_lambda is None:
-            self.returns = n_step_returns(self.rewards, discounts, next_values, continues)
-            self.advantages = self.returns - self.values
+            returns = n_step_returns(rewards, discounts, next_values, continues)
+            advantages = returns - values
         else:
-            self.advantages = gae_advantages(self.rewards, discounts, self.values, next_values, continues, gae_lambda)
-            self.returns = self.advantages + self.values
+            advantages = gae_advantages(rewards, discounts, values, next_values, continues, gae_lambda)
+            returns = advantages + values
+        self.returns, self.advantages = torch.as_tensor(returns), torch.as_tensor(advantages)
 
     def whole(self, recurrent: bool) -> Batch:
         """The rollout as one batch: `[T * N]`, or `[T, N]` for recurrent policies."""

@@ -46,11 +46,23 @@ def flatten_parameters(module: nn.Module) -> nn.Parameter:
     return flat
 
 
-def clip_grad_norm(flat: nn.Parameter, max_norm: float) -> Tensor:
+def arrays(*tensors: Tensor) -> tuple[Any, list[Any]]:
+    """What to compute small things with: NumPy and views of the tensors on the CPU, else torch and the tensors.
+
+    On a few hundred numbers a call of NumPy costs a fifth of one of torch. Operators, reductions, `exp`, `where`,
+    `clip`, `minimum`, `maximum` and `full_like` are the same in both.
+    """
+    if tensors[0].device.type == "cpu":
+        return np, [tensor.detach().numpy() for tensor in tensors]
+    return torch, [tensor.detach() for tensor in tensors]
+
+
+def clip_grad_norm(flat: nn.Parameter, max_norm: float) -> Any:
     """Scale the gradient of a flat parameter down to `max_norm`; returns its norm before."""
     assert flat.grad is not None
-    norm = flat.grad.norm()
-    flat.grad.mul_((max_norm / (norm + 1e-6)).clamp_(max=1.0))
+    xp, (grad,) = arrays(flat.grad)
+    norm = xp.sqrt(xp.dot(grad, grad))
+    grad *= xp.clip(max_norm / (norm + 1e-6), None, 1.0)
     return norm
 
 

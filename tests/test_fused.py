@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from a2c_ppo_acktr.fused import FusedPolicy, TanhMLP
 from a2c_ppo_acktr.model import Policy
-from a2c_ppo_acktr.utils import flatten_parameters, seed_everything
+from a2c_ppo_acktr.utils import seed_everything
 
 BOX = spaces.Box(-1, 1, (5,), np.float32)
 ACTIONS = {"discrete": spaces.Discrete(3), "continuous": spaces.Box(-1, 1, (2,), np.float32)}
@@ -29,8 +29,9 @@ def through_torch(policy, obs, actions):
     return value, distribution.log_prob(actions), distribution.entropy()
 
 
+@pytest.mark.parametrize("written_out", [True, False])
 @BOTH
-def test_values_log_probabilities_entropies_and_all_gradients_are_those_of_torch(kind):
+def test_values_log_probabilities_entropies_and_all_gradients_are_those_of_torch(kind, written_out):
     policy, obs, actions = make(kind)
     plain = policy.double()
     expected = through_torch(plain, obs.double(), actions.double() if kind == "continuous" else actions)
@@ -40,19 +41,26 @@ def test_values_log_probabilities_entropies_and_all_gradients_are_those_of_torch
     grads = [parameter.grad.clone() for parameter in plain.parameters()]
 
     policy = make(kind)[0]
-    found = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)
-    assert found[0].grad_fn.name() == "_EvaluateBackward"
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
-    sum((w.float() * e).sum() for w, e in zip(weights, found, strict=True)).backward()
-    for parameter, grad in zip(policy.parameters(), grads, strict=True):
-        torch.testing.assert_close(parameter.grad.double(), grad, atol=2e-3, rtol=2e-3)
+    flat = policy.flatten()
+    assert policy.fused is not None
+    if not written_out:
+        policy.fused = None
+    for _ in range(2):  # a second gradient replaces the first
+        found = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)
+        for a, b in zip(found[:3], expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(a).double(), b, atol=1e-4, rtol=1e-4)
+        found.backward(*(w.float().numpy() for w in weights))
+        for parameter, grad in zip(policy.parameters(), grads, strict=True):
+            torch.testing.assert_close(parameter.grad.double(), grad, atol=2e-3, rtol=2e-3)
+        assert torch.equal(flat.grad, torch.cat([parameter.grad.flatten() for parameter in policy.parameters()]))
 
 
 @BOTH
 def test_an_output_that_the_loss_does_not_use_has_no_gradient(kind):
     policy, obs, actions = make(kind)
-    policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)[0].sum().backward()
+    policy.flatten()
+    ones, zeros = np.ones(64, np.float32), np.zeros(64, np.float32)
+    policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions).backward(ones, zeros, zeros)
     assert policy.base.critic[0].weight.grad.abs().sum() > 0
     assert policy.base.actor[0].weight.grad.abs().sum() == 0
 
@@ -60,6 +68,7 @@ def test_an_output_that_the_loss_does_not_use_has_no_gradient(kind):
 @BOTH
 def test_actions_are_drawn_from_the_policys_distribution(kind):
     policy, obs, _ = make(kind)
+    policy.flatten()
     one = obs[:1].expand(100_000, 5).contiguous()
     value, action, log_prob, _ = policy.act(one, torch.zeros(0), torch.ones(len(one)), {})
     with torch.no_grad():
@@ -78,6 +87,7 @@ def test_actions_are_drawn_from_the_policys_distribution(kind):
 @BOTH
 def test_deterministic_actions_are_the_mode(kind):
     policy, obs, _ = make(kind)
+    policy.flatten()
     _, action, log_prob, _ = policy.act(obs, torch.zeros(0), torch.ones(64), {}, deterministic=True)
     with torch.no_grad():
         _, distribution, _ = policy(obs, torch.zeros(0), torch.ones(64), {})
@@ -87,15 +97,22 @@ def test_deterministic_actions_are_the_mode(kind):
 
 def test_it_follows_the_parameters_through_steps_and_loading():
     policy, obs, actions = make("continuous")
-    flat = flatten_parameters(policy)
-    before = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)[0].detach().clone()
+    flat = policy.flatten()
+
+    def values():
+        found = policy.get_value(obs, torch.zeros(0), torch.ones(64))
+        evaluation = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)
+        torch.testing.assert_close(torch.from_numpy(evaluation.value), found, atol=1e-6, rtol=1e-6)
+        evaluation.backward(np.ones(64, np.float32), *[np.zeros(64, np.float32)] * 2)
+        return found
+
+    before = values()
     other = Policy(BOX, ACTIONS["continuous"])
     policy.load_state_dict(other.state_dict())
-    loaded = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)[0]
+    loaded = values()
     torch.testing.assert_close(loaded, through_torch(other, obs, actions)[0], atol=1e-5, rtol=1e-4)
-    loaded.sum().backward()
-    torch.optim.SGD([flat], 0.1).step()
-    after = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)[0]
+    torch.optim.SGD([flat], 0.01).step()
+    after = values()
     torch.testing.assert_close(after, through_torch(policy, obs, actions)[0], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(before, loaded)
     assert not torch.allclose(loaded, after)
@@ -113,6 +130,7 @@ def test_other_policies_take_torchs_path():
         Policy(spaces.Box(0, 255, (5,), np.uint8), ACTIONS["continuous"]),
         Policy(spaces.Box(0, 255, (1, 8, 8), np.uint8), ACTIONS["discrete"]),
     ):
+        policy.flatten()
         assert policy.fused is None
 
 
@@ -121,10 +139,12 @@ def test_other_policies_take_torchs_path():
 )
 def test_vectors_of_whole_numbers_act_and_learn(space):
     policy = Policy(space, ACTIONS["discrete"])
+    policy.flatten()
     obs = torch.from_numpy(np.stack([space.sample() for _ in range(4)]))
     value, action, log_prob, _ = policy.act(obs, torch.zeros(0), torch.ones(4), {})
     assert value.dtype == log_prob.dtype == torch.float32
-    sum(out.sum() for out in policy.evaluate_actions(obs, torch.zeros(0), torch.ones(4), {}, action)).backward()
+    evaluation = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(4), {}, action)
+    evaluation.backward(*[np.ones(4, np.float32)] * 3)
     assert all(torch.isfinite(parameter.grad).all() for parameter in policy.parameters())
 
 

@@ -236,10 +236,9 @@ def test_collector_steps_carry_masks_and_obs_of_the_acted_on_observation():
         collector.collect()
         storage.compute_returns(algorithm.policy.get_value, gamma=0.9, gae_lambda=None, use_proper_time_limits=False)
         batch = storage.whole(recurrent=True)
-        with torch.no_grad():
-            values, log_probs, _ = algorithm.policy.evaluate_actions(*batch[:4], batch.actions)
-        torch.testing.assert_close(values, batch.values, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(log_probs, batch.log_probs, atol=1e-4, rtol=1e-4)
+        replayed = algorithm.policy.evaluate_actions(*batch[:4], batch.actions)
+        torch.testing.assert_close(torch.from_numpy(replayed.value), batch.values, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(replayed.log_prob), batch.log_probs, atol=1e-4, rtol=1e-4)
         carry, carries = batch.carry, []
         for obs, masks in zip(batch.obs, batch.masks, strict=True):
             with torch.no_grad():

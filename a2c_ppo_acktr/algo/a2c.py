@@ -11,16 +11,18 @@ Deviations from the paper:
 3. The value loss has no factor 1/2; `--value-loss-coef 0.5` supplies it.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, flag, make_optimizer, make_policy
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.returns import explained_variance
+from a2c_ppo_acktr.returns import explained_variance, normalize
 from a2c_ppo_acktr.storage import RolloutStorage
-from a2c_ppo_acktr.utils import clip_grad_norm, flatten_parameters
+from a2c_ppo_acktr.utils import arrays, clip_grad_norm
 
 
 @dataclass
@@ -45,41 +47,39 @@ class A2C(Algorithm):
     def __init__(self, spaces: EnvSpaces, config: A2CConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
         self.policy = make_policy(spaces, config).to(device)
-        self.parameters = flatten_parameters(self.policy)
+        self.parameters = self.policy.flatten()
         self.optimizer = make_optimizer(
             config.optimizer, self.parameters, lr=config.lr, eps=config.eps, alpha=config.alpha
         )
 
-    def update(self, storage: RolloutStorage) -> dict[str, Tensor | float]:
+    @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
+    def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """One step on the rollout."""
         config, policy = self.config, self.policy
-        with torch.no_grad():
-            storage.compute_returns(
-                policy.get_value,
-                gamma=config.gamma,
-                gae_lambda=config.gae_lambda if config.use_gae else None,
-                use_proper_time_limits=config.use_proper_time_limits,
-            )
-        batch = storage.whole(recurrent=policy.carry_size > 0)
-        values, log_probs, entropies = policy.evaluate_actions(
-            batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
+        storage.compute_returns(
+            policy.get_value,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda if config.use_gae else None,
+            use_proper_time_limits=config.use_proper_time_limits,
         )
-        advantages = batch.advantages
+        batch = storage.whole(recurrent=policy.carry_size > 0)
+        new = policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
+        xp, (returns, advantages) = arrays(batch.returns, batch.advantages)
+        assert new.value.shape == new.log_prob.shape == advantages.shape
         if config.norm_adv:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-5)
-        value_loss = (batch.returns - values).square().mean()
-        policy_loss = -(advantages * log_probs).mean()
-        entropy = entropies.mean()
-        loss = config.value_loss_coef * value_loss + policy_loss - config.entropy_coef * entropy
-
-        self.optimizer.zero_grad(set_to_none=False)
-        loss.backward()
+            advantages = normalize(advantages)
+        error, mean = new.value - returns, 1.0 / math.prod(advantages.shape)
+        new.backward(
+            2.0 * config.value_loss_coef * mean * error,
+            -mean * advantages,
+            xp.full_like(new.entropy, -config.entropy_coef * mean),
+        )
         grad_norm = clip_grad_norm(self.parameters, config.max_grad_norm)
         self.optimizer.step()
         return {
-            "losses/value_loss": value_loss.detach(),
-            "losses/policy_loss": policy_loss.detach(),
-            "losses/entropy": entropy.detach(),
+            "losses/value_loss": (error * error).mean(),
+            "losses/policy_loss": -(advantages * new.log_prob).mean(),
+            "losses/entropy": new.entropy.mean(),
             "losses/grad_norm": grad_norm,
             "losses/explained_variance": explained_variance(storage.values, storage.returns),
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],

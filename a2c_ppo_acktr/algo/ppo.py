@@ -17,18 +17,21 @@ Metrics are means over the minibatches that were run:
     losses/clipfrac   share of samples whose ratio left [1 - c, 1 + c]
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, flag, make_optimizer, make_policy
-from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.returns import explained_variance
+from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
+from a2c_ppo_acktr.returns import explained_variance, normalize
 from a2c_ppo_acktr.storage import Batch, RolloutStorage
-from a2c_ppo_acktr.utils import UsageError, clip_grad_norm, flatten_parameters
+from a2c_ppo_acktr.utils import UsageError, arrays, clip_grad_norm
 
 METRICS = ("value_loss", "policy_loss", "entropy", "approx_kl", "clipfrac", "grad_norm")
+KL = METRICS.index("approx_kl")
 
 
 @dataclass
@@ -65,11 +68,6 @@ class PPOConfig(ActorCriticConfig):
         return super().without_effect() | alpha
 
 
-def normalize(advantages: Tensor) -> Tensor:
-    """Mean 0 and deviation 1; a single advantage, which has no deviation, becomes 0."""
-    return (advantages - advantages.mean()) / (advantages.std(correction=min(1, advantages.numel() - 1)) + 1e-5)
-
-
 class PPO(Algorithm):
     """See the module's docstring; arguments as in `Algorithm`."""
 
@@ -79,21 +77,21 @@ class PPO(Algorithm):
     def __init__(self, spaces: EnvSpaces, config: PPOConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
         self.policy = make_policy(spaces, config).to(device)
-        self.parameters = flatten_parameters(self.policy)
+        self.parameters = self.policy.flatten()
         self.optimizer = make_optimizer(
             config.optimizer, self.parameters, lr=config.lr, eps=config.eps, alpha=config.alpha
         )
 
-    def update(self, storage: RolloutStorage) -> dict[str, Tensor | float]:
+    @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
+    def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """`ppo_epoch` passes over the rollout, fewer where `target_kl` says so."""
         config, policy = self.config, self.policy
-        with torch.no_grad():
-            storage.compute_returns(
-                policy.get_value,
-                gamma=config.gamma,
-                gae_lambda=config.gae_lambda if config.use_gae else None,
-                use_proper_time_limits=config.use_proper_time_limits,
-            )
+        storage.compute_returns(
+            policy.get_value,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda if config.use_gae else None,
+            use_proper_time_limits=config.use_proper_time_limits,
+        )
         if not config.norm_adv_per_minibatch:
             storage.advantages = normalize(storage.advantages)
         metrics = self._epochs(storage)
@@ -102,49 +100,61 @@ class PPO(Algorithm):
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
-    def _epochs(self, storage: RolloutStorage) -> Tensor:
+    def _epochs(self, storage: RolloutStorage) -> list[Any]:
         """Run the minibatches; returns the means of `METRICS` over those whose gradient was computed."""
-        rows: list[Tensor] = []
-        for _ in range(self.config.ppo_epoch):
-            for batch in storage.minibatches(self.config.num_mini_batch, recurrent=self.policy.carry_size > 0):
-                loss, metrics = self._loss(batch)
-                if self.config.target_kl is not None and metrics["approx_kl"] > 1.5 * self.config.target_kl:
-                    metrics["grad_norm"] = torch.zeros_like(loss)
-                    rows.append(torch.stack([metrics[name] for name in METRICS]))
-                    return torch.stack(rows).mean(0)
-                self.optimizer.zero_grad(set_to_none=False)
-                loss.backward()
-                metrics["grad_norm"] = clip_grad_norm(self.parameters, self.config.max_grad_norm)
-                self.optimizer.step()
-                rows.append(torch.stack([metrics[name] for name in METRICS]))
-        return torch.stack(rows).mean(0)
+        config, count, sums = self.config, 0, [0.0] * len(METRICS)
+        for _ in range(config.ppo_epoch):
+            for batch in storage.minibatches(config.num_mini_batch, recurrent=self.policy.carry_size > 0):
+                new = self.policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
+                slopes, metrics = self._loss(new, batch)
+                over = config.target_kl is not None and metrics[KL] > 1.5 * config.target_kl
+                grad_norm = 0.0 if over else self._step(new, slopes)
+                count, sums = count + 1, [a + b for a, b in zip(sums, (*metrics, grad_norm), strict=True)]
+                if over:
+                    return [total / count for total in sums]
+        return [total / count for total in sums]
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a minibatch, and its parts and diagnostics, detached."""
-        config = self.config
-        values, log_probs, entropies = self.policy.evaluate_actions(
-            batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
-        )
-        advantages = normalize(batch.advantages) if config.norm_adv_per_minibatch else batch.advantages
-        assert values.shape == log_probs.shape == advantages.shape
+    def _step(self, new: Evaluation, slopes: tuple[Any, Any, Any]) -> Any:
+        """One step down the gradient; returns its norm before clipping."""
+        new.backward(*slopes)
+        grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        return grad_norm
 
-        log_ratio = log_probs - batch.log_probs
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1.0 - config.clip_param, 1.0 + config.clip_param)
-        surrogate = torch.minimum(ratio * advantages, clipped * advantages)
+    def _loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:
+        """Derivatives of a minibatch's loss by value, log-probability and entropy, and its `METRICS` but the last.
 
-        value_error = (values - batch.returns).square()
+        By hand, since autograd over vectors this short costs as much as the networks.
+        """
+        config, c = self.config, self.config.clip_param
+        tensors = batch.values, batch.log_probs, batch.returns, batch.advantages
+        xp, (old_value, old_log_prob, returns, advantages) = arrays(*tensors)
+        assert new.value.shape == new.log_prob.shape == advantages.shape
+        mean = 1.0 / math.prod(advantages.shape)
+        if config.norm_adv_per_minibatch:
+            advantages = normalize(advantages)
+
+        log_ratio = new.log_prob - old_log_prob
+        ratio = xp.exp(log_ratio)
+        clipped = xp.clip(ratio, 1.0 - c, 1.0 + c)
+        gain, clipped_gain = ratio * advantages, clipped * advantages
+        surrogate = xp.minimum(gain, clipped_gain)
+        to_log_prob = xp.where(gain > clipped_gain, 0.0, -mean * gain)  # d ratio / d log pi = ratio
+
+        error = new.value - returns
+        squared, to_value = error * error, config.value_loss_coef * mean * error
         if config.clip_value_loss:
-            change = (values - batch.values).clamp(-config.clip_param, config.clip_param)
-            value_error = torch.maximum(value_error, (batch.values + change - batch.returns).square())
+            change = new.value - old_value
+            within = xp.clip(change, -c, c)
+            clipped_squared = (old_value + within - returns) ** 2
+            to_value = xp.where((change != within) & (clipped_squared > squared), 0.0, to_value)
+            squared = xp.maximum(squared, clipped_squared)
 
-        per_sample = 0.5 * config.value_loss_coef * value_error - surrogate - config.entropy_coef * entropies
-        with torch.no_grad():
-            metrics = {
-                "value_loss": 0.5 * value_error.mean(),
-                "policy_loss": -surrogate.mean(),
-                "entropy": entropies.mean(),
-                "approx_kl": (ratio - 1.0 - log_ratio).mean(),
-                "clipfrac": (clipped != ratio).float().mean(),
-            }
-        return per_sample.mean(), metrics
+        metrics = (
+            0.5 * squared.mean(),
+            -surrogate.mean(),
+            new.entropy.mean(),
+            (ratio - 1.0 - log_ratio).mean(),
+            (clipped != ratio).mean(dtype=advantages.dtype),
+        )
+        return (to_value, to_log_prob, xp.full_like(new.entropy, -config.entropy_coef * mean)), metrics
