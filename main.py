@@ -5,13 +5,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from a2c_ppo_acktr import algo, arguments, checkpoint
 from a2c_ppo_acktr.envs import describe, make_vec_envs
 from a2c_ppo_acktr.run import Diverged, Run
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
-from a2c_ppo_acktr.utils import Interrupted, StopOnSignals, UsageError, preserve_rng, seed_everything, set_threads
+from a2c_ppo_acktr.utils import (
+    Interrupted,
+    StopOnSignals,
+    UsageError,
+    keep_freed_memory,
+    pick_device,
+    preserve_rng,
+    seed_everything,
+    set_threads,
+)
 from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
 from evaluate import evaluate
 
@@ -20,13 +27,13 @@ def train(args: arguments.RunConfig) -> None:
     """Train as `args` say; `Interrupted` where a signal ended it early."""
     resumed = checkpoint.load(args.resume) if args.resume is not None else None
     seed_everything(args.seed, args.cuda_deterministic)
-    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    keep_freed_memory()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopOnSignals())
         envs = make_envs(args, args.num_processes, args.seed, training=True)
         stack.callback(envs.close)
         set_threads(args.torch_threads or (os.cpu_count() if is_image(envs.observation_space) else 1) or 1)
-        algorithm = algo.make(args.algo, args.config, envs.spaces, device)
+        algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda))
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
         collector = algorithm.make_collector(envs, storage)
         run = Run(arguments.to_plain(args), algorithm, collector, envs.normalizer, resumed)

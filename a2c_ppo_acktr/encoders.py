@@ -75,19 +75,24 @@ class ImageEncoder(nn.Module):
             modules += [init_orthogonal(convolution, relu_gain), nn.ReLU()]
             channels = filters
             height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
-        linear = init_orthogonal(nn.Linear(channels * height * width, hidden_size), relu_gain)
-        self.network = nn.Sequential(*modules, nn.Flatten(), linear, nn.ReLU())
+        # As a convolution over the whole map it takes half the time that a matrix product takes on CPUs.
+        fully_connected = init_orthogonal(nn.Conv2d(channels, hidden_size, (height, width)), relu_gain)
+        self.network = nn.Sequential(*modules, fully_connected, nn.ReLU(), nn.Flatten())
         self.output_size = hidden_size
+        self.use_bfloat16 = False
 
     def forward(self, obs: Tensor) -> Tensor:
         """Any number of leading axes is folded into the batch of the convolutions and unfolded again.
 
         Channels-last memory makes convolutions about 1.5 times as fast on CPUs; it is made of bytes, not of floats.
+        With `use_bfloat16` set, layers round their inputs, weights and outputs to it; the features are float32 again.
         """
         lead = obs.shape[:-3]
         images = obs.reshape(-1, *obs.shape[-3:]).contiguous(memory_format=torch.channels_last)
         scaled = images.float().div_(255.0) if images.dtype == torch.uint8 else images.float()
-        return self.network(scaled).unflatten(0, lead)
+        with torch.autocast(scaled.device.type, torch.bfloat16, enabled=self.use_bfloat16):
+            features = self.network(scaled)
+        return features.float().unflatten(0, lead)
 
 
 class CompositeEncoder(nn.Module):

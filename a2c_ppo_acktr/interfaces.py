@@ -34,7 +34,7 @@ class EndedArrays(NamedTuple):
 
 
 class StepArrays(NamedTuple):
-    """One step of N environments, in NumPy; the caller owns the arrays."""
+    """One step of N environments, in NumPy; nobody writes to the arrays afterwards."""
 
     obs: Tree
     reward: np.ndarray

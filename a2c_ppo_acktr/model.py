@@ -96,6 +96,7 @@ class Policy(nn.Module):
         base: name in `BASES`; None picks CNNBase for images and MLPBase for everything else.
         base_kwargs: keyword arguments of the base.
         recurrent: whether the base carries a recurrent state.
+        bfloat16: compute the encoders of images in bfloat16.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Policy(nn.Module):
         base: str | None = None,
         base_kwargs: dict[str, Any] | None = None,
         recurrent: bool = False,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
         if base is None:
@@ -113,6 +115,9 @@ class Policy(nn.Module):
         base_class: Any = BASES[base]
         self.base = base_class(observation_space, recurrent=recurrent, **(base_kwargs or {}))
         self.head = make_head(action_space, self.base.output_size)
+        for module in self.modules():
+            if isinstance(module, ImageEncoder):
+                module.use_bfloat16 = bfloat16
         self.fused: FusedPolicy | None = None
 
     @property

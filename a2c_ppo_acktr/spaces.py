@@ -87,6 +87,11 @@ def index(tree: Tree, key: Any) -> Tree:
     return tree_map(lambda leaf: leaf[key], tree)
 
 
+def select(tree: Tree, axis: int, indices: Tensor) -> Tree:
+    """Rows `indices: [B]` int64 of an axis, leaf by leaf; for images many times faster than `index`."""
+    return tree_map(lambda leaf: leaf.index_select(axis, indices), tree)
+
+
 def concatenate(trees: Sequence[Tree]) -> Tree:
     """Join trees of tensors or of arrays along their first axis."""
     join = torch.cat if isinstance(first_leaf(trees[0]), Tensor) else np.concatenate

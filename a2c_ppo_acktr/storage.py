@@ -8,7 +8,7 @@ from torch import Tensor
 
 from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step, Tree
 from a2c_ppo_acktr.returns import gae_advantages, n_step_returns
-from a2c_ppo_acktr.spaces import assign, concatenate, flatten_lead, index, tree_map, zeros
+from a2c_ppo_acktr.spaces import assign, concatenate, flatten_lead, index, select, tree_map, zeros
 from a2c_ppo_acktr.utils import arrays
 
 ValueFunction = Callable[[Tree, Tensor, Tensor], Tensor]
@@ -176,7 +176,6 @@ class RolloutStorage:
         count = self.num_envs if recurrent else self.num_steps * self.num_envs
         assert 1 <= num_mini_batch <= count, f"{num_mini_batch} minibatches of {count} samples"
         for chosen in torch.randperm(count, device=self.masks.device).tensor_split(num_mini_batch):
-            key = (slice(None), chosen) if recurrent else chosen
             carry = batch.carry[chosen] if recurrent else batch.carry
-            indexed = {name: index(field, key) for name, field in batch._asdict().items() if name != "carry"}
-            yield Batch(carry=carry, **indexed)
+            fields = {name: field for name, field in batch._asdict().items() if name != "carry"}
+            yield Batch(carry=carry, **select(fields, 1 if recurrent else 0, chosen))

@@ -1,6 +1,7 @@
 """Small tools with one job each: errors for the user, seeding, initialisation, files."""
 
 import contextlib
+import ctypes
 import math
 import os
 import random
@@ -14,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -34,15 +36,20 @@ def init_orthogonal(module: ModuleT, gain: float = math.sqrt(2)) -> ModuleT:
 def flatten_parameters(module: nn.Module) -> nn.Parameter:
     """Move all parameters of `module`, and their gradients, into one vector each; the modules keep views of it.
 
-    Optimizers, gradient norms and `zero_grad` then cost one operation instead of one per parameter.
+    Optimizers, gradient norms and `zero_grad` then cost one operation instead of one per parameter. Kernels of
+    convolutions lie in channels-last order, as they do beside channels-last images.
     """
     parameters = list(module.parameters())
-    flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    orders = [(0, 2, 3, 1) if parameter.dim() == 4 else tuple(range(parameter.dim())) for parameter in parameters]
+    ordered = [parameter.detach().permute(order) for parameter, order in zip(parameters, orders, strict=True)]
+    flat = nn.Parameter(torch.cat([values.flatten() for values in ordered]))
     flat.grad = torch.zeros_like(flat)
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, values, grads in zip(parameters, flat.data.split(sizes), flat.grad.split(sizes), strict=True):
-        parameter.data = values.view_as(parameter)
-        parameter.grad = grads.view_as(parameter)
+    sizes = [values.numel() for values in ordered]
+    pieces = zip(parameters, orders, ordered, flat.data.split(sizes), flat.grad.split(sizes), strict=True)
+    for parameter, order, like, values, grads in pieces:
+        back = np.argsort(order).tolist()
+        parameter.data = values.view(like.shape).permute(back)
+        parameter.grad = grads.view(like.shape).permute(back)
     return flat
 
 
@@ -77,10 +84,27 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         torch.use_deterministic_algorithms(True)
 
 
+def pick_device(cuda: bool) -> torch.device:
+    """The GPU where there is one and `cuda` allows it, else the CPU."""
+    return torch.device("cuda" if cuda and torch.cuda.is_available() else "cpu")
+
+
 def set_threads(num: int) -> None:
     """Use `num` CPU threads in torch and in NumPy's linear algebra."""
     torch.set_num_threads(num)
     threadpool_limits(num, user_api="blas")
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed for the next tensor.
+
+    By default it gives the memory of large tensors back to the system, and page faults of the next ones take up to half
+    the time of a convolutional network. Elsewhere this does nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value that it accepts
 
 
 def get_rng_state() -> dict[str, Any]:

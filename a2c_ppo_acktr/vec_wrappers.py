@@ -114,21 +114,22 @@ class FrameStackEnvs(EnvsWrapper):
 
     def reset(self) -> Tree:
         """Begin a new episode everywhere."""
-        self.frames[:] = 0
+        self.frames = np.zeros_like(self.frames)
         self.frames[:, -self.channels :] = self.envs.reset()
-        return self.frames.copy()
+        return self.frames
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
-        step, ended = self.envs.step_arrays(actions), None
-        self.frames[:, : -self.channels] = self.frames[:, self.channels :].copy()
+        step, ended, before = self.envs.step_arrays(actions), None, self.frames
+        self.frames = np.empty_like(before)  # the caller keeps the array before
+        self.frames[:, : -self.channels] = before[:, self.channels :]
         if step.ended is not None:
             final_obs = self.frames[step.ended.indices]
             final_obs[:, -self.channels :] = step.ended.final_obs
             ended = step.ended._replace(final_obs=final_obs)
             self.frames[step.ended.indices] = 0
         self.frames[:, -self.channels :] = step.obs
-        return step._replace(obs=self.frames.copy(), ended=ended)
+        return step._replace(obs=self.frames, ended=ended)
 
     def get_state(self) -> Any:
         """The environments' state and the stacked frames."""
@@ -138,4 +139,4 @@ class FrameStackEnvs(EnvsWrapper):
     def set_state(self, state: Any) -> None:
         """Inverse of `get_state`."""
         self.envs.set_state(state["envs"])
-        self.frames[:] = np.asarray(state["frames"])
+        self.frames = np.array(state["frames"])

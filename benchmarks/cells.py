@@ -1,13 +1,15 @@
 """The cells of the speed table: what is measured, against which peer, and what is asked of it.
 
-Both sides do the same mathematics in float32: equal networks, batch sizes and numbers of gradient steps; a constant
-learning rate; advantages normalized per minibatch and an unclipped value function in PPO (Stable-Baselines3's way);
-truncated episodes bootstrapped. What stays different:
+Both sides do the same mathematics in float32 (but for the bfloat16 cell): equal networks, batch sizes and numbers of
+gradient steps; a constant learning rate; advantages normalized per minibatch and an unclipped value function in PPO
+(Stable-Baselines3's way); truncated episodes bootstrapped. What stays different:
 
 1. Stable-Baselines3's A2C has `gae_lambda` 1, which is the n-step return that the project computes.
 2. Its PPO value loss carries no factor 1/2; the project's does. A constant in the loss, no work.
 3. The project also writes its files (monitor CSVs, metric lines, TensorBoard); the peer writes none.
 4. Its environments are in this process (`DummyVecEnv`, its default).
+5. The project tells glibc to keep freed memory and OpenMP's idle threads to give way sooner, as `main.py` does; the
+   peer runs as its users run it.
 """
 
 from dataclasses import dataclass, field
@@ -40,6 +42,8 @@ class Cell:
     """Environment steps before timing, beside the two updates; for learners that collect before they learn."""
     peer_env: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the peer's `make_vec_env`, such as a wrapper."""
+    unequal: str = ""
+    """How the networks differ, where they do."""
 
 
 _PPO = "--algo ppo --use-gae --norm-adv-per-minibatch --no-clip-value-loss --use-proper-time-limits"
@@ -48,34 +52,46 @@ _PONG = "--env-name PongNoFrameskip-v4 --nn-base-kwargs last_filters=64"
 
 _SB3_A2C = {"n_steps": 5, "learning_rate": 7e-4, "ent_coef": 0.01, "vf_coef": 0.5, "max_grad_norm": 0.5}
 """RMSprop with alpha .99 and epsilon 1e-5 and `gae_lambda` 1 are its defaults."""
-_SB3_PPO = {"vf_coef": 0.5, "max_grad_norm": 0.5, "gamma": 0.99, "gae_lambda": 0.95}
-"""Adam with epsilon 1e-5 is its policies' default."""
+
+
+def _sb3_ppo(**settings: Any) -> dict[str, Any]:
+    """Adam with epsilon 1e-5 is its policies' default."""
+    return {"vf_coef": 0.5, "max_grad_norm": 0.5, "gamma": 0.99, "gae_lambda": 0.95} | settings
+
+
+_CARTPOLE = (
+    f"{_PPO} --env-name CartPole-v1 --num-processes 8 --num-steps 128 --num-mini-batch 4 --ppo-epoch 4 --lr 3e-4 "
+    "--clip-param 0.2 --entropy-coef 0.01 --no-normalize-env"
+)
+_SB3_CARTPOLE = _sb3_ppo(n_steps=128, batch_size=256, n_epochs=4, learning_rate=3e-4, clip_range=0.2, ent_coef=0.01)
+_PPO_PONG = (
+    f"{_PPO} {_PONG} --num-processes 8 --num-steps 128 --num-mini-batch 4 --ppo-epoch 4 --lr 2.5e-4 "
+    "--clip-param 0.1 --entropy-coef 0.01"
+)
+_SB3_PONG = _sb3_ppo(n_steps=128, batch_size=256, n_epochs=4, learning_rate=2.5e-4, clip_range=0.1, ent_coef=0.01)
+_LSTM = {"lstm_hidden_size": 64}
 
 _CELLS = [
+    Cell("ppo-cartpole", _CARTPOLE, Peer("PPO", "MlpPolicy", _SB3_CARTPOLE), goal=3.0),
+    Cell("a2c-cartpole", f"{_A2C} --env-name CartPole-v1 --no-normalize-env", Peer("A2C", "MlpPolicy", _SB3_A2C), 3.0),
     Cell(
-        "ppo-cartpole",
-        f"{_PPO} --env-name CartPole-v1 --num-processes 8 --num-steps 128 --num-mini-batch 4 --ppo-epoch 4 --lr 3e-4 "
-        "--clip-param 0.2 --entropy-coef 0.01 --no-normalize-env",
-        Peer(
-            "PPO",
-            "MlpPolicy",
-            _SB3_PPO
-            | {
-                "n_steps": 128,
-                "batch_size": 256,
-                "n_epochs": 4,
-                "learning_rate": 3e-4,
-                "clip_range": 0.2,
-                "ent_coef": 0.01,
-            },
-        ),
-        goal=3.0,
+        "ppo-gru-cartpole",
+        f"{_CARTPOLE} --recurrent-policy",
+        Peer("RecurrentPPO", "MlpLstmPolicy", _SB3_CARTPOLE | {"policy_kwargs": _LSTM}, "sb3_contrib"),
+        goal=5.0,
+        unequal="one GRU of 64 against two LSTMs of 64, one of the actor and one of the critic",
     ),
     Cell(
-        "a2c-cartpole",
-        f"{_A2C} --env-name CartPole-v1 --no-normalize-env",
-        Peer("A2C", "MlpPolicy", _SB3_A2C),
-        goal=3.0,
+        "ppo-gru-cartpole-shared",
+        f"{_CARTPOLE} --recurrent-policy",
+        Peer(
+            "RecurrentPPO",
+            "MlpLstmPolicy",
+            _SB3_CARTPOLE | {"policy_kwargs": _LSTM | {"shared_lstm": True, "enable_critic_lstm": False}},
+            "sb3_contrib",
+        ),
+        goal=5.0,
+        unequal="one GRU of 64 against one LSTM of 64",
     ),
     Cell(
         "ppo-cheetah",
@@ -84,38 +100,12 @@ _CELLS = [
         Peer(
             "PPO",
             "MlpPolicy",
-            _SB3_PPO
-            | {
-                "n_steps": 2048,
-                "batch_size": 64,
-                "n_epochs": 10,
-                "learning_rate": 3e-4,
-                "clip_range": 0.2,
-                "ent_coef": 0.0,
-            },
+            _sb3_ppo(n_steps=2048, batch_size=64, n_epochs=10, learning_rate=3e-4, clip_range=0.2, ent_coef=0.0),
         ),
         goal=3.0,
     ),
-    Cell(
-        "ppo-pong",
-        f"{_PPO} {_PONG} --num-processes 8 --num-steps 128 --num-mini-batch 4 --ppo-epoch 4 --lr 2.5e-4 "
-        "--clip-param 0.1 --entropy-coef 0.01",
-        Peer(
-            "PPO",
-            "CnnPolicy",
-            _SB3_PPO
-            | {
-                "n_steps": 128,
-                "batch_size": 256,
-                "n_epochs": 4,
-                "learning_rate": 2.5e-4,
-                "clip_range": 0.1,
-                "ent_coef": 0.01,
-            },
-        ),
-        goal=2.0,
-        atari=True,
-    ),
+    Cell("ppo-pong", _PPO_PONG, Peer("PPO", "CnnPolicy", _SB3_PONG), goal=2.0, atari=True),
+    Cell("ppo-pong-bfloat16", f"{_PPO_PONG} --bfloat16", Peer("PPO", "CnnPolicy", _SB3_PONG), goal=3.0, atari=True),
     Cell("a2c-pong", f"{_A2C} {_PONG}", Peer("A2C", "CnnPolicy", _SB3_A2C), goal=2.0, atari=True),
 ]
 CELLS = {cell.name: cell for cell in _CELLS}

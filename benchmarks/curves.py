@@ -102,7 +102,9 @@ def plot(names: Sequence[str], results: Path, target: Path) -> list[str]:
         steps, mean, low, high = band(curves.values())
         panel.fill_between(steps, low, high, alpha=0.25, linewidth=0)
         panel.plot(steps, mean, label=f"mean of {len(curves)} seeds, band from lowest to highest")
-        panel.axhline(ROWS[name].reference, linestyle="--", color="black", linewidth=1, label=_label(name))
+        reference = ROWS[name].reference
+        if reference is not None:
+            panel.axhline(reference, linestyle="--", color="black", linewidth=1, label=_label(name))
         panel.set(title=name, xlabel="environment steps", ylabel="return, last 100 episodes")
         panel.legend(fontsize="small")
     for panel in figure.axes[len(found) :]:

@@ -27,7 +27,7 @@ import main as project
 from a2c_ppo_acktr import algo, arguments, envs
 from a2c_ppo_acktr.run import Run
 from a2c_ppo_acktr.storage import RolloutStorage
-from a2c_ppo_acktr.utils import seed_everything
+from a2c_ppo_acktr.utils import keep_freed_memory, seed_everything
 from benchmarks.cells import CELLS, Cell
 
 WARMUP_UPDATES = 2
@@ -103,6 +103,7 @@ def build(cell: Cell, options: argparse.Namespace) -> Iterator[Parts]:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         args = parse(cell, options, folder)
         seed_everything(args.seed)
+        keep_freed_memory()
         environments = project.make_envs(args, args.num_processes, args.seed, training=True)
         stack.callback(environments.close)
         algorithm = algo.make(args.algo, args.config, environments.spaces, options.device)

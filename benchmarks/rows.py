@@ -14,8 +14,8 @@ class Row:
     seeds: tuple[int, ...]
     published: str
     """The figures as their source gives them."""
-    reference: float
-    """The one number to compare the mean with."""
+    reference: float | None
+    """The one number to compare the mean with; None where none is published."""
     source: str
     metric: str = "training"
     """`training`: mean return of the last 100 training episodes. `evaluation`: of 100 episodes after training, the most
@@ -27,6 +27,22 @@ class Row:
 
 
 UPSTREAM_V5 = "upstream's trainer ported to Gymnasium, v5 environments, training return"
+
+_PONG = "--algo ppo --env-name PongNoFrameskip-v4 --preset atari --nn-base-kwargs last_filters=64"
+"""Nature's network, as the rows of the speed table."""
+
+
+def _pong(name: str, flags: str) -> "Row":
+    return Row(
+        name,
+        f"{_PONG} {flags}",
+        steps=1_000_000,
+        seeds=(1,),
+        published="20.4 +- 0.2 at 10M",
+        reference=20.4,
+        source="CleanRL, 3 seeds, training return; no figure at 1M is published",
+    )
+
 
 _ROWS = [
     Row(
@@ -77,5 +93,28 @@ _ROWS = [
         source="RL Zoo, evaluation",
         metric="evaluation",
     ),
+    Row(
+        "ppo-cartpole",
+        "--algo ppo --env-name CartPole-v1 --preset classic",
+        steps=200_000,
+        seeds=(1, 2, 3),
+        published="500",
+        reference=500.0,
+        source="RL Zoo, evaluation (at 100k)",
+        metric="evaluation",
+    ),
+    Row(
+        "ppo-cheetah-300k",
+        "--algo ppo --env-name HalfCheetah-v5 --preset mujoco",
+        steps=300_000,
+        seeds=(1, 2, 3),
+        published="none at 300k",
+        reference=None,
+        source="for the curves before and after the work on speed",
+    ),
+    _pong("ppo-pong", "--vec-env native"),
+    _pong("ppo-pong-bfloat16", "--vec-env native --bfloat16"),
+    _pong("ppo-pong-chain", "--vec-env dummy"),
+    _pong("ppo-pong-chain-bfloat16", "--vec-env dummy --bfloat16"),
 ]
 ROWS = {row.name: row for row in _ROWS}

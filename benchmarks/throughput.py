@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
+from a2c_ppo_acktr import RUNTIME
 from benchmarks.cells import CELLS, Cell
 from benchmarks.provenance import ROOT, OtherProcesses, machine
 
@@ -71,9 +72,10 @@ def run_worker(cell: str, who: str, *, threads: int, seconds: float, seed: int, 
     """One measurement in its own process."""
     command = [sys.executable, "-m", "benchmarks.measure", cell, who, "--threads", str(threads)]
     command += ["--seconds", str(seconds), "--seed", str(seed), "--device", device]
-    limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environ = {name: value for name, value in os.environ.items() if name not in RUNTIME}
+    environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | (RUNTIME if who != "peer" else {})
     others = OtherProcesses()
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | limits, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"throughput.py: {' '.join(command[1:])} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1]) | {"other_cores": round(others.cores(), 3)}
@@ -119,10 +121,11 @@ def verdict(rows: Iterable[Measurement], met: bool) -> str:
     return "yes" if met else "no"
 
 
-def check_equal_work(rows: Iterable[Measurement]) -> list[str]:
-    """One line per quantity that differs between project and peer, although it should not."""
+def check_equal_work(rows: Iterable[Measurement], unequal: str = "") -> list[str]:
+    """One line per quantity that differs between project and peer; networks may where `unequal` says how."""
     rows = [row for row in rows if row.who != "bound"]
-    found = {name: sorted({(r.who, getattr(r, name)) for r in rows}) for name in ("parameters", "gradient_steps")}
+    names = ("gradient_steps",) if unequal else ("parameters", "gradient_steps")
+    found = {name: sorted({(r.who, getattr(r, name)) for r in rows}) for name in names}
     return [f"{name} differ: {values}" for name, values in found.items() if len({value for _, value in values}) > 1]
 
 
@@ -241,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
         project, peer, bound = (rates(rows, who) for who in ("project", "peer", "bound"))
         summary = summarize(project, peer, bound, CELLS[name].goal)
         results[name] = rows, summary
-        for line in check_equal_work(rows):
+        for line in check_equal_work(rows, CELLS[name].unequal):
             console.print(f"[red]{name}: {line}")
         if out is not None:
             write_csv(out, to_csv_rows(rows, summary, CELLS[name]))

@@ -48,6 +48,8 @@ class ActorCriticConfig:
     )
     nn_base_kwargs: dict[str, Any] = flag({}, "settings of the network, such as hidden_size=128")
 
+    bfloat16: bool = flag(False, "compute the convolutions of images in bfloat16: faster, with 3 digits instead of 7")
+
     def check(self, num_steps: int, num_processes: int) -> None:
         """Raise `UsageError` where the settings cannot work together with the size of a rollout."""
         if num_steps < 1:
@@ -67,6 +69,7 @@ def make_policy(spaces: EnvSpaces, config: ActorCriticConfig) -> Policy:
             base=config.nn_base,
             base_kwargs=config.nn_base_kwargs,
             recurrent=config.recurrent_policy,
+            bfloat16=config.bfloat16,
         )
     except TypeError as error:
         raise UsageError(f"--nn-base-kwargs {config.nn_base_kwargs}: {error}") from error
