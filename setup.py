@@ -10,6 +10,7 @@ EXTRAS = {
     "box2d": ["box2d>=2.3.10", "pygame-ce>=2.5"],
     "minigrid": ["minigrid>=3.0"],
     "minatar": ["minatar>=1.0.15"],
+    "envpool": ["envpool>=1.0"],
     "video": ["moviepy>=2.1", "pygame-ce>=2.5"],
     "wandb": ["wandb>=0.19"],
 }

@@ -41,8 +41,9 @@ class RunConfig:
     frame_stack: int | None = flag(None, "images to stack (default: 4 for Atari, 1 elsewhere)", low=1)
     vec_env: str = flag(
         "auto",
-        "native batched stepping, a loop in this process, or one worker per core; auto picks and says what",
-        choices=("auto", "native", "dummy", "subproc"),
+        "native batched stepping, a loop in this process, one worker per core, or EnvPool; auto picks one of the first "
+        "three and says which",
+        choices=("auto", "native", "dummy", "subproc", "envpool"),
     )
 
     log_dir: str | None = flag(None, "run folder (default: runs/<env>__<algo>__<seed>__<time>); nothing is deleted")

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import parse_env_id
 from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics
 
-from a2c_ppo_acktr.native import AleEnvs, CartPoleEnvs
+from a2c_ppo_acktr.native import AleEnvs, CartPoleEnvs, EnvPoolEnvs
 from a2c_ppo_acktr.subproc import SubprocEnvs
 from a2c_ppo_acktr.utils import UsageError
 from a2c_ppo_acktr.vec_env import DummyEnvs, Envs
@@ -81,6 +81,7 @@ BACKENDS = {
     "native": "stepped natively",
     "dummy": "one after the other in this process",
     "subproc": "in worker processes",
+    "envpool": "stepped by EnvPool",
 }
 
 FAMILIES: list[tuple[re.Pattern[str], str, Callable[[], Any]]] = [
@@ -224,6 +225,17 @@ def _make_native(env_id: str, num_envs: int, plain: bool) -> Envs:
     )
 
 
+def _make_envpool(env_id: str, num_envs: int, plain: bool, clip_actions: bool) -> Envs:
+    try:
+        known = EnvPoolEnvs.knows(env_id)
+    except ImportError as error:
+        raise UsageError(f"--vec-env envpool needs the envpool extra ({error}): pip install -e '.[envpool]'") from error
+    if not plain or not known:
+        reason = "takes no --env-kwargs and shows no pictures" if known else "does not have it"
+        raise UsageError(f"--vec-env envpool: {env_id} cannot use it: EnvPool {reason}")
+    return EnvPoolEnvs(env_id, num_envs, clip_actions)
+
+
 def make_vec_envs(
     env_id: str,
     num_envs: int,
@@ -246,8 +258,8 @@ def make_vec_envs(
         seed: of the first environment.
         gamma: discount of reward normalization.
         env_kwargs: keyword arguments of the environment.
-        vec_env: `native` (batched stepping), `dummy` (a loop in this process), `subproc` (one worker per core), or
-            `auto`, which picks (see `choose_backend`).
+        vec_env: `native` (batched stepping), `dummy` (a loop in this process), `subproc` (one worker per core),
+            `envpool`, or `auto`, which picks one of the first three (see `choose_backend`).
         normalize: normalize observations and rewards where observations are vectors.
         frame_stack: images to stack; None stacks 4 for Atari and none elsewhere.
         clip_actions: keep continuous actions within their bounds; None does so everywhere but in MuJoCo, whose motors
@@ -265,6 +277,8 @@ def make_vec_envs(
     envs: Envs
     if vec_env == "native":
         envs = _make_native(resolved, num_envs, plain)
+    elif vec_env == "envpool":
+        envs = _make_envpool(resolved, num_envs, plain, clip_actions)
     elif vec_env == "subproc":
         envs = SubprocEnvs([factory] * num_envs, min(num_envs, os.cpu_count() or 1), clip_actions)
     else:

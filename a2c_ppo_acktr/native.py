@@ -1,5 +1,6 @@
 """Environments that step all at once in compiled or vectorized code, where they match the single ones."""
 
+import importlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -202,3 +203,61 @@ class AleEnvs(NativeEnvs):
     def close(self) -> None:
         """End the emulators' threads."""
         self.vector.close()
+
+
+class EnvPoolEnvs(NativeEnvs):
+    """EnvPool's versions of Gymnasium's tasks, on its threads, with the reset in the step that ends an episode.
+
+    They follow Gymnasium's tasks of the same id with a physics engine of their own build, so numbers agree in
+    distribution, not bit for bit.
+
+    Args:
+        env_id: an id that both know.
+        num_envs: N.
+        clip_actions: keep continuous actions within their bounds.
+    """
+
+    backend = "envpool"
+
+    def __init__(self, env_id: str, num_envs: int, clip_actions: bool = True) -> None:
+        self.env_id, self.clip_actions = env_id, clip_actions
+        self.pool = self._make(num_envs, seed=0)
+        super().__init__(num_envs, self.pool.observation_space, self.pool.action_space)
+
+    @staticmethod
+    def knows(env_id: str) -> bool:
+        """Whether EnvPool, which must be installed, has this task."""
+        return env_id in importlib.import_module("envpool").list_all_envs()
+
+    def _make(self, num_envs: int, seed: int) -> Any:
+        return importlib.import_module("envpool").make_gymnasium(self.env_id, num_envs=num_envs, seed=seed)
+
+    def _reset(self, seeds: Sequence[int | None]) -> np.ndarray:
+        if seeds[0] is not None:
+            self.pool.close()
+            self.pool = self._make(self.num_envs, seeds[0])  # seeds are fixed when a pool is made
+        return self.pool.reset()[0]
+
+    def step_arrays(self, actions: np.ndarray) -> StepArrays:
+        """See `Envs`."""
+        actions = to_env_actions(self.action_space, actions, self.clip_actions)
+        obs, reward, terminated, truncated, _ = self.pool.step(actions)
+        truncated &= ~terminated
+        self.returns += reward
+        self.lengths += 1
+        ended_mask = terminated | truncated
+        ended = self._finish(ended_mask, ended_mask, obs)
+        if ended is not None:
+            obs[ended.indices] = self.pool.reset(ended.indices)[0]
+        return StepArrays(obs, reward, terminated, truncated, ended, self.signals)
+
+    def get_state(self) -> None:
+        """The simulators cannot be read: running episodes of a resumed run begin anew."""
+
+    def set_state(self, state: Any) -> NoReturn:
+        """There is no state to set."""
+        self._refuse("set_state")
+
+    def close(self) -> None:
+        """End the threads."""
+        self.pool.close()

@@ -1,4 +1,8 @@
-"""Environments in a few worker processes, several in each."""
+"""Environments in a few worker processes, several in each.
+
+They talk through pipes. Waking two workers costs a step about 0.1 ms, whatever carries the data; sending eight Atari
+frames adds 0.03 ms to the 1.4 ms that the environments take, which is what shared memory could save of.
+"""
 
 import multiprocessing
 import signal

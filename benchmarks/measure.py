@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import io
 import json
+import resource
 import tempfile
 import time
 from collections import deque
@@ -90,6 +91,8 @@ class Parts:
 def parse(cell: Cell, options: argparse.Namespace, log_dir: str) -> arguments.RunConfig:
     """The project's settings for a cell, through its command line."""
     common = ["--seed", str(options.seed), "--torch-threads", str(options.threads), "--num-env-steps", str(FOREVER)]
+    if options.num_envs is not None:
+        common += ["--num-processes", str(options.num_envs)]
     args = arguments.parse([*cell.flags.split(), *common, "--log-dir", log_dir, "--save-dir", ""])
     args.cuda = options.device == "cuda"
     return args
@@ -134,6 +137,7 @@ def result(watch: Stopwatch, network: torch.nn.Module | None) -> dict[str, Any]:
         "seconds": watch.elapsed,
         "parameters": parameters,
         "gradient_steps": watch.gradient_steps,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
@@ -271,6 +275,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--num-envs", type=int, default=None, help="environments (default: the cell's)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(json.dumps(MEASUREMENTS[options.who](CELLS[options.cell], options)))

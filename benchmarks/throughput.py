@@ -31,10 +31,10 @@ BOUND_SHARE = 0.9
 DISTURBED_CORES = 0.1
 COLUMNS = (
     *("cell", "who", "kind", "repeat", "threads", "steps_per_second", "seconds", "parameters", "gradient_steps"),
-    *("other_cores", "ratio", "goal", "met", "torch", "stable_baselines3", "cpus", "commit"),
+    *("peak_mib", "other_cores", "ratio", "goal", "met", "torch", "stable_baselines3", "cpus", "commit"),
 )
-"""kind: probe, run or median; other_cores: what other processes used meanwhile, a median row has the largest; ratio,
-goal and met are filled in the project's median row."""
+"""kind: probe, run or median; peak_mib: most memory of the process; other_cores: what other processes used meanwhile;
+a median row has the largest of both; ratio, goal and met are filled in the project's median row."""
 
 
 class Measurement(NamedTuple):
@@ -49,6 +49,7 @@ class Measurement(NamedTuple):
     seconds: float
     parameters: int
     gradient_steps: float
+    peak_mib: int
     other_cores: float
 
 
@@ -68,10 +69,13 @@ def summarize(project: Iterable[float], peer: Iterable[float], bound: Iterable[f
     return Summary(ours, theirs, most, ours / theirs, ours >= min(goal * theirs, BOUND_SHARE * most))
 
 
-def run_worker(cell: str, who: str, *, threads: int, seconds: float, seed: int, device: str) -> dict[str, Any]:
-    """One measurement in its own process."""
+def run_worker(
+    cell: str, who: str, *, threads: int, seconds: float, seed: int, device: str, num_envs: int | None = None
+) -> dict[str, Any]:
+    """One measurement in its own process; `num_envs` other than the cell's where given."""
     command = [sys.executable, "-m", "benchmarks.measure", cell, who, "--threads", str(threads)]
     command += ["--seconds", str(seconds), "--seed", str(seed), "--device", device]
+    command += ["--num-envs", str(num_envs)] if num_envs is not None else []
     environ = {name: value for name, value in os.environ.items() if name not in RUNTIME}
     environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | (RUNTIME if who != "peer" else {})
     others = OtherProcesses()
@@ -136,7 +140,7 @@ def to_csv_rows(rows: list[Measurement], summary: Summary, cell: Cell) -> list[d
         runs = [row for row in rows if row.who == who and row.kind == "run"]
         median = runs[0]._asdict() | {"kind": "median", "repeat": len(runs), "steps_per_second": getattr(summary, who)}
         median["seconds"] = min(row.seconds for row in runs)
-        median["other_cores"] = disturbance(runs)
+        median["peak_mib"], median["other_cores"] = max(row.peak_mib for row in runs), disturbance(runs)
         if who == "project":
             median |= {"ratio": round(summary.ratio, 3), "goal": cell.goal, "met": verdict(rows, summary.met)}
         found.append(median)
@@ -164,7 +168,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 def table(results: dict[str, tuple[list[Measurement], Summary]], title: str) -> Table:
     """The speed table."""
     view = Table(title=title)
-    for name in ("cell", "project", "SB3", "ratio", "bound", "goal", "met"):
+    for name in ("cell", "project", "SB3", "ratio", "bound", "goal", "met", "MiB, project", "MiB, SB3"):
         view.add_column(name, justify="left" if name == "cell" else "right")
     for name, (rows, summary) in results.items():
         threads = {row.who: row.threads for row in rows if row.kind == "run"}
@@ -176,6 +180,7 @@ def table(results: dict[str, tuple[list[Measurement], Summary]], title: str) -> 
             f"{summary.bound:,.0f}",
             f"{CELLS[name].goal:g} x",
             verdict(rows, summary.met),
+            *(f"{max(row.peak_mib for row in rows if row.who == who):,}" for who in ("project", "peer")),
         )
     return view
 

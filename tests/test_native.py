@@ -1,11 +1,13 @@
 """Native stepping against single environments."""
 
 import functools
+import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.wrappers import AtariPreprocessing
+from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, WarpFrame
 
 from a2c_ppo_acktr.checkpoint import to_plain
 from a2c_ppo_acktr.envs import choose_backend, fits_native, make_env, make_vec_envs, resolve
@@ -139,6 +141,8 @@ def test_auto_picks_and_what_cannot_be_native_is_refused():
 
 
 def test_many_costly_environments_get_worker_processes(monkeypatch):
+    for env_id in ("BreakoutNoFrameskip-v4", "HalfCheetah-v5"):
+        resolve(env_id)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     assert choose_backend("BreakoutNoFrameskip-v4", 16, plain=True) == "subproc"
     assert choose_backend("PongNoFrameskip-v4", 16, plain=False) == "subproc"
@@ -146,3 +150,65 @@ def test_many_costly_environments_get_worker_processes(monkeypatch):
     assert choose_backend("HalfCheetah-v5", 16, plain=True) == "dummy"
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert choose_backend("BreakoutNoFrameskip-v4", 16, plain=True) == "dummy"
+
+
+def test_envpool_resets_in_the_step_that_ends_an_episode_and_keeps_the_books():
+    envs = make_vec_envs("CartPole-v1", 4, seed=3, vec_env="envpool", normalize=False)
+    obs, rng, lengths, ended = envs.reset(), np.random.default_rng(0), np.zeros(4, int), 0
+    assert np.abs(obs).max() <= 0.05
+    for _ in range(200):
+        step = envs.step_arrays(rng.integers(0, 2, 4))
+        lengths += 1
+        done = step.terminated | step.truncated
+        assert (step.reward == 1).all()
+        if step.ended is None:
+            assert not done.any()
+            continue
+        assert step.ended.indices.tolist() == done.nonzero()[0].tolist()
+        assert step.ended.lengths.tolist() == step.ended.returns.tolist() == lengths[done].tolist()
+        assert (np.abs(step.obs[done]) <= 0.05).all()  # the first observation of the next episode
+        assert ((np.abs(step.ended.final_obs[:, 0]) > 2.4) | (np.abs(step.ended.final_obs[:, 2]) > 0.209)).all()
+        lengths[done], ended = 0, ended + done.sum()
+    assert ended > 20
+    envs.close()
+
+
+def test_envpool_repeats_with_its_seed_and_a_time_limit_truncates():
+    def play(seed):
+        envs = make_vec_envs("HalfCheetah-v5", 2, seed=seed, vec_env="envpool", normalize=False)
+        first = envs.reset()
+        steps = [envs.step_arrays(np.full((2, 6), 0.5, np.float32)) for _ in range(1000)]
+        envs.close()
+        return first, steps
+
+    (first, steps), (again, _), (other, _) = play(1), play(1), play(2)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (first[0] != first[1]).any()
+    assert steps[-1].truncated.all()
+    assert not steps[-1].terminated.any()
+    assert steps[-1].ended.lengths.tolist() == [1000, 1000]
+
+
+def test_what_envpool_cannot_run_is_refused(monkeypatch):
+    with pytest.raises(UsageError, match="does not have it"):
+        make_vec_envs("tests.probe_envs:Counter-v0", 2, seed=0, vec_env="envpool")
+    with pytest.raises(UsageError, match="--env-kwargs"):
+        make_vec_envs("CartPole-v1", 2, seed=0, vec_env="envpool", env_kwargs={"sutton_barto_reward": True})
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    with pytest.raises(UsageError, match="needs the envpool extra"):
+        make_vec_envs("CartPole-v1", 2, seed=0, vec_env="envpool")
+
+
+@pytest.mark.parametrize("game", ["Pong", "MsPacman"])
+def test_ale_frames_hardly_differ_from_the_wrapper_chains(game):
+    native = ale({"Pong": "pong", "MsPacman": "ms_pacman"}[game], noop_max=0, fire_reset=False)
+    native.seed(0)
+    chain = WarpFrame(MaxAndSkipEnv(gym.make(f"{game}NoFrameskip-v4"), 4))
+    frames, rng = [(native.reset()[0, 0], chain.reset(seed=0)[0])], np.random.default_rng(0)
+    for _ in range(100):
+        action = int(rng.integers(4))
+        frames.append((native.step_arrays(np.array([action])).obs[0, 0], chain.step(action)[0]))
+    difference = np.stack([np.abs(ours.astype(int) - theirs[..., 0]) for ours, theirs in frames])
+    assert difference.mean() < 0.05
+    assert (difference > 2).mean() < 0.005

@@ -11,7 +11,7 @@ from benchmarks.cells import CELLS
 
 
 def make_measurement(who, rate, *, threads=1, kind="run", parameters=10, other_cores=0.0):
-    return throughput.Measurement("ppo-cartpole", who, kind, 0, threads, rate, 10.0, parameters, 16.0, other_cores)
+    return throughput.Measurement("ppo-cartpole", who, kind, 0, threads, rate, 10.0, parameters, 16.0, 100, other_cores)
 
 
 def test_the_ratio_is_of_medians():
@@ -109,7 +109,7 @@ def one_thread():
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["a2c-cartpole", "ppo-cartpole"])
 def test_project_and_peer_have_equal_networks_and_gradient_steps(name):
-    options = argparse.Namespace(seconds=0.01, threads=1, seed=1, device="cpu")
+    options = argparse.Namespace(seconds=0.01, threads=1, seed=1, device="cpu", num_envs=None)
     ours, theirs = measure.measure_project(CELLS[name], options), measure.measure_peer(CELLS[name], options)
     for quantity in ("parameters", "gradient_steps"):
         assert ours[quantity] == theirs[quantity] > 0
