@@ -72,12 +72,12 @@ class ImageEncoder(nn.Module):
         modules: list[nn.Module] = []
         for filters, kernel, stride, padding in layers:
             convolution = nn.Conv2d(channels, filters, kernel, stride, padding)
-            modules += [init_orthogonal(convolution, relu_gain), nn.ReLU()]
+            modules += [init_orthogonal(convolution, relu_gain), nn.ReLU(inplace=True)]
             channels = filters
             height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
         # As a convolution over the whole map it takes half the time that a matrix product takes on CPUs.
         fully_connected = init_orthogonal(nn.Conv2d(channels, hidden_size, (height, width)), relu_gain)
-        self.network = nn.Sequential(*modules, fully_connected, nn.ReLU(), nn.Flatten())
+        self.network = nn.Sequential(*modules, fully_connected, nn.ReLU(inplace=True), nn.Flatten())
         self.output_size = hidden_size
         self.use_bfloat16 = False
 
