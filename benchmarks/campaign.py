@@ -170,6 +170,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each (default: %(default)s)")
     parser.add_argument("--table", action="store_true", help="only print the table")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="only draw the learning curves")
+    parser.add_argument(
+        "--against", type=Path, metavar="FOLDER", help="with --plot: results of other code beside these"
+    )
     options = parser.parse_args(argv)
     options.rows = options.rows.split(",")
     if unknown := [name for name in options.rows if name not in ROWS]:
@@ -184,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = make_plan(options.rows, options.seeds, options.steps)
     console = Console()
     if options.plot is not None:
-        drawn = curves.plot(options.rows, plan.results, options.plot)
+        drawn = curves.plot(options.rows, plan.results, options.plot, options.against)
         print(f"{options.plot}: {', '.join(drawn)}" if drawn else "no finished run of these rows: nothing drawn")
         return 0 if drawn else 1
     code = 0 if options.table else Scheduler(plan, options.jobs).run()

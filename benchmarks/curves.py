@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,23 +85,29 @@ def band(curves: Iterable[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return steps, values.mean(0), values.min(0), values.max(0)
 
 
-def plot(names: Sequence[str], results: Path, target: Path) -> list[str]:
-    """Draw the rows that have curves, one panel each, with the published figure dashed; returns their names."""
+def plot(names: Sequence[str], results: Path, target: Path, against: Path | None = None) -> list[str]:
+    """Draw the rows that have curves, one panel each, with the published figure dashed; returns their names.
+
+    Args:
+        names: of rows.
+        results: folder of their CSV files.
+        target: picture to write.
+        against: results of other code, drawn beside these under the folder's name.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise SystemExit(f"--plot needs matplotlib ({error}): pip install matplotlib") from error
-    found = {name: read_curves(results / f"{name}_curves.csv") for name in names}
-    found = {name: curves for name, curves in found.items() if curves}
+    found = {name: curves for name in names if (curves := read_curves(results / f"{name}_curves.csv"))}
     if not found:
         return []
     columns = min(2, len(found))
     lines = -(-len(found) // columns)
     figure = Figure(figsize=(6 * columns, 3.6 * lines), layout="constrained")
     for panel, (name, curves) in zip(figure.subplots(lines, columns, squeeze=False).flat, found.items(), strict=False):
-        steps, mean, low, high = band(curves.values())
-        panel.fill_between(steps, low, high, alpha=0.25, linewidth=0)
-        panel.plot(steps, mean, label=f"mean of {len(curves)} seeds, band from lowest to highest")
+        _draw(panel, curves, "this code" if against is not None else "")
+        if against is not None and (others := read_curves(against / f"{name}_curves.csv")):
+            _draw(panel, others, against.name)
         reference = ROWS[name].reference
         if reference is not None:
             panel.axhline(reference, linestyle="--", color="black", linewidth=1, label=_label(name))
@@ -112,6 +118,13 @@ def plot(names: Sequence[str], results: Path, target: Path) -> list[str]:
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=120)
     return list(found)
+
+
+def _draw(panel: Any, curves: dict[int, Curve], whose: str) -> None:
+    steps, mean, low, high = band(curves.values())
+    seeds = f"mean of {len(curves)} seeds, band from lowest to highest" if len(curves) > 1 else "1 seed"
+    panel.fill_between(steps, low, high, alpha=0.25, linewidth=0)
+    panel.plot(steps, mean, label=f"{whose}: {seeds}" if whose else seeds)
 
 
 def _label(name: str) -> str:

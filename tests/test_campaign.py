@@ -106,6 +106,16 @@ def test_plot_draws_only_rows_with_curves(tmp_path):
     assert curves.plot(["ppo-cheetah"], tmp_path, tmp_path / "none.png") == []
 
 
+def test_plot_draws_the_results_of_other_code_beside_these(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    labels = []
+    monkeypatch.setattr(curves, "_draw", lambda panel, points, whose: labels.append((whose, points)))
+    for folder, value in (("here", 1.0), ("before", 2.0)):
+        curves.write_curve(tmp_path / folder / f"{ROW.name}_curves.csv", ROW.name, 1, [(10, value), (20, value)])
+    curves.plot([ROW.name], tmp_path / "here", tmp_path / "plot.png", against=tmp_path / "before")
+    assert labels == [("this code", {1: [(10, 1.0), (20, 1.0)]}), ("before", {1: [(10, 2.0), (20, 2.0)]})]
+
+
 # states of runs
 
 
