@@ -24,50 +24,54 @@ class _GRUSteps(torch.autograd.Function):
         inputs, keep = x.detach().numpy(), masks.detach().numpy()[..., None]
         steps, num, hidden = *keep.shape[:2], w_hh.shape[1]
         from_input = (inputs.reshape(steps * num, -1) @ w_ih.T + b_ih).reshape(steps, num, -1)
-        before, states = (np.empty((steps, num, hidden), np.float32) for _ in range(2))
-        gates, new, new_from_state = np.empty((steps, num, 2 * hidden), np.float32), before.copy(), before.copy()
-        h = carry.detach().numpy()
-        for t in range(steps):
-            h = np.multiply(h, keep[t], out=before[t])
-            from_state = h @ w_hh.T
-            from_state += b_hh
-            gate = np.add(from_input[t, :, : 2 * hidden], from_state[:, : 2 * hidden], out=gates[t])
+        from_input[..., : 2 * hidden] += b_hh[: 2 * hidden]
+        weights, bias = w_hh.T, b_hh[2 * hidden :]
+        gates = np.empty((steps, num, 2 * hidden), np.float32)
+        new, new_from_state, states = (np.empty((steps, num, hidden), np.float32) for _ in range(3))
+        from_state = np.empty((num, 3 * hidden), np.float32)
+        first = h = carry.detach().numpy()
+        rows = zip(from_input, gates, new, new_from_state, states, keep, keep.all((1, 2)).tolist(), strict=True)
+        for given, gate, n, g, after, kept, all_kept in rows:
+            if not all_kept:
+                h = h * kept
+            np.matmul(h, weights, out=from_state)
+            np.add(given[:, : 2 * hidden], from_state[:, : 2 * hidden], out=gate)
             gate *= 0.5
             np.tanh(gate, out=gate)  # s(a) = (1 + tanh(a / 2)) / 2
             gate *= 0.5
             gate += 0.5
-            new_from_state[t] = from_state[:, 2 * hidden :]
-            n = np.multiply(gate[:, :hidden], new_from_state[t], out=new[t])
-            n += from_input[t, :, 2 * hidden :]
+            np.add(from_state[:, 2 * hidden :], bias, out=g)
+            np.multiply(gate[:, :hidden], g, out=n)
+            n += given[:, 2 * hidden :]
             np.tanh(n, out=n)
-            h = np.subtract(h, n, out=states[t])
+            h = np.subtract(h, n, out=after)
             h *= gate[:, hidden:]
             h += n
-        ctx.saved = inputs, keep, before, gates, new, new_from_state, w_ih, w_hh
+        ctx.saved = inputs, keep, first, states, gates, new, new_from_state, w_ih, w_hh
         return torch.from_numpy(states)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, keep, before, gates, n, new_from_state, w_ih, w_hh = ctx.saved
-        grad = grad_outputs[0].numpy()
+        inputs, keep, first, states, gates, n, new_from_state, w_ih, w_hh = ctx.saved
         steps, num, hidden = n.shape
         r, z = gates[..., :hidden], gates[..., hidden:]
-        to_new, to_z = (1.0 - z) * (1.0 - n * n), (before - n) * z * (1.0 - z)
-        to_r = new_from_state * r * (1.0 - r)
-        d_state, d_new = np.empty((steps, num, 3 * hidden), np.float32), np.empty_like(n)
-        dh = np.zeros((num, hidden), np.float32)
-        for t in reversed(range(steps)):
-            dh += grad[t]
-            np.multiply(dh, to_new[t], out=d_new[t])
-            np.multiply(d_new[t], to_r[t], out=d_state[t, :, :hidden])
-            np.multiply(dh, to_z[t], out=d_state[t, :, hidden : 2 * hidden])
-            np.multiply(d_new[t], r[t], out=d_state[t, :, 2 * hidden :])
-            dh *= z[t]
-            dh += d_state[t] @ w_hh
-            dh *= keep[t]
+        before = np.concatenate([first[None], states[:-1]]) * keep
+        to_new = (1.0 - z) * (1.0 - n * n)
+        # Derivatives of the three pre-activations that the state contributes to, for each h'.
+        slopes = np.stack([to_new * new_from_state * r * (1.0 - r), (before - n) * z * (1.0 - z), to_new * r], axis=2)
+        d_state = np.empty((steps, num, 3, hidden), np.float32)
+        d_after = grad_outputs[0].numpy().copy()
+        dh: Any = 0.0
+        rows = zip(d_after[::-1], d_state[::-1], slopes[::-1], z[::-1], keep[::-1], strict=True)
+        for after, pre, slope, gate, kept in rows:
+            after += dh
+            np.multiply(after[:, None], slope, out=pre)
+            dh = after * gate
+            dh += pre.reshape(num, -1) @ w_hh
+            dh *= kept
         flat_state = d_state.reshape(steps * num, -1)
         grads_hh = flat_state.T @ before.reshape(steps * num, -1), flat_state.sum(0)
-        d_state[..., 2 * hidden :] = d_new  # from here on the gradient of what the input contributed
+        d_state[:, :, 2] = d_after * to_new  # from here on the gradient of what the input contributed
         d_inputs = (flat_state @ w_ih).reshape(inputs.shape)
         grads_ih = flat_state.T @ inputs.reshape(steps * num, -1), flat_state.sum(0)
         arrays = (grads_ih[0], grads_hh[0], grads_ih[1], grads_hh[1])

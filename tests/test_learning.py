@@ -9,7 +9,9 @@ from gymnasium import spaces
 from torch import distributions as td
 from torch import nn
 
-from a2c_ppo_acktr import algo
+from a2c_ppo_acktr import algo, model, returns, utils
+from a2c_ppo_acktr import storage as storage_module
+from a2c_ppo_acktr.algo import a2c, base, ppo
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.returns import normalize
@@ -176,6 +178,31 @@ def test_ppo_update_equals_the_written_out_algorithm():
     names = ["value_loss", "policy_loss", "entropy", "approx_kl", "clipfrac", "grad_norm"]
     for name, expected in zip(names, np.mean(rows, axis=0), strict=True):
         assert metrics[f"losses/{name}"].item() == pytest.approx(expected, rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("a2c", {"norm_adv": True}),
+        ("ppo", {"num_mini_batch": 3, "lr": 1e-2, "use_gae": True, "use_proper_time_limits": True}),
+        ("ppo", {"num_mini_batch": 3, "lr": 1e-2, "norm_adv_per_minibatch": True, "target_kl": 0.01}),
+    ],
+)
+def test_the_update_through_torch_as_on_a_gpu_is_that_through_numpy(name, config, monkeypatch):
+    outcomes = []
+    for library in ("numpy", "torch"):
+        algorithm, storage = collected(name, **config)
+        if library == "torch":
+            algorithm.policy.fused = None
+            for module in (a2c, base, model, ppo, returns, storage_module, utils):
+                monkeypatch.setattr(module, "arrays", lambda *ts: (torch, [t.detach() for t in ts]), raising=False)
+        torch.manual_seed(5)
+        metrics = algorithm.update(storage)
+        outcomes.append((algorithm.parameters.detach().clone(), {k: float(v) for k, v in metrics.items()}))
+        assert isinstance(metrics["losses/entropy"], torch.Tensor) == (library == "torch")
+    (parameters, metrics), (others, other_metrics) = outcomes
+    torch.testing.assert_close(parameters, others, atol=1e-5, rtol=1e-3)
+    assert metrics == pytest.approx(other_metrics, rel=1e-3, abs=1e-5)
 
 
 def test_value_clipping_can_be_switched_off_and_matters():
