@@ -30,7 +30,8 @@ class _GRUSteps(torch.autograd.Function):
         new, new_from_state, states = (np.empty((steps, num, hidden), np.float32) for _ in range(3))
         from_state = np.empty((num, 3 * hidden), np.float32)
         first = h = carry.detach().numpy()
-        rows = zip(from_input, gates, new, new_from_state, states, keep, keep.all((1, 2)).tolist(), strict=True)
+        all_keep = masks.all(1).tolist()
+        rows = zip(from_input, gates, new, new_from_state, states, keep, all_keep, strict=True)
         for given, gate, n, g, after, kept, all_kept in rows:
             if not all_kept:
                 h = h * kept

@@ -65,6 +65,7 @@ def store(row: dict[str, Any]) -> None:
 def plot(target: Path) -> None:
     """One panel per cell: the project, and its environments alone."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator
 
     rows, names = read(), list(POINTS)
     figure = Figure(figsize=(6 * len(names), 3.6), layout="constrained")
@@ -77,6 +78,8 @@ def plot(target: Path) -> None:
         panel.set(title=cell, xlabel="environments", ylabel="steps per second", xscale="log", yscale="log")
         panel.set_xticks(POINTS[cell], [str(n) for n in POINTS[cell]])
         panel.minorticks_off()
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(EngFormatter(sep=""))
         panel.legend()
         panel.grid(alpha=0.3)
     figure.savefig(target, dpi=120)
