@@ -105,7 +105,7 @@ _ROWS = [
     ),
     Row(
         "ppo-cheetah-300k",
-        "--algo ppo --env-name HalfCheetah-v5 --preset mujoco",
+        "--algo ppo --env-name HalfCheetah-v5 --preset mujoco --clip-actions",  # as the code before always did
         steps=300_000,
         seeds=(1, 2, 3),
         published="none at 300k",

@@ -13,7 +13,7 @@ from a2c_ppo_acktr import algo, model, returns, utils
 from a2c_ppo_acktr import storage as storage_module
 from a2c_ppo_acktr.algo import a2c, base, ppo
 from a2c_ppo_acktr.envs import make_vec_envs
-from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
 from a2c_ppo_acktr.returns import normalize
 from a2c_ppo_acktr.utils import seed_everything
 from evaluate import evaluate
@@ -203,6 +203,42 @@ def test_the_update_through_torch_as_on_a_gpu_is_that_through_numpy(name, config
     (parameters, metrics), (others, other_metrics) = outcomes
     torch.testing.assert_close(parameters, others, atol=1e-5, rtol=1e-3)
     assert metrics == pytest.approx(other_metrics, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("clip_value_loss", [True, False])
+@pytest.mark.parametrize("per_minibatch", [True, False])
+def test_ppos_derivatives_are_those_of_autograd_far_inside_and_outside_the_clip_ranges(clip_value_loss, per_minibatch):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(scale):
+        return torch.randn(4096, generator=generator, dtype=torch.float64) * scale
+
+    config = ppo.PPOConfig(clip_value_loss=clip_value_loss, norm_adv_per_minibatch=per_minibatch, value_loss_coef=0.7)
+    algorithm = algo.make("ppo", config, EnvSpaces(spaces.Box(-1, 1, (2,)), spaces.Discrete(2), {}))
+    old_value, old_log_prob, advantages, entropy = draw(1.0), draw(0.5) - 1.0, draw(2.0), draw(1.0)
+    targets = old_value + draw(0.5)
+    value = (old_value + draw(0.3)).requires_grad_()
+    log_prob = (old_log_prob + draw(0.3)).requires_grad_()
+    entropy.requires_grad_()
+
+    scaled = (advantages - advantages.mean()) / (advantages.std() + 1e-5) if per_minibatch else advantages
+    ratio = (log_prob - old_log_prob).exp()
+    surrogate = torch.min(ratio * scaled, ratio.clamp(0.8, 1.2) * scaled).mean()
+    error = (value - targets) ** 2
+    if clip_value_loss:
+        error = torch.max(error, (old_value + (value - old_value).clamp(-0.2, 0.2) - targets) ** 2)
+    (0.7 * 0.5 * error.mean() - surrogate - config.entropy_coef * entropy.mean()).backward()
+
+    new = Evaluation(*(x.detach().numpy() for x in (value, log_prob, entropy)), backward=lambda *slopes: None)
+    none = torch.zeros(0)
+    batch = storage_module.Batch(none, none, none, {}, none, old_value, old_log_prob, targets, advantages)
+    slopes, metrics = algorithm._loss(new, batch)
+    for slope, leaf in zip(slopes, (value, log_prob, entropy), strict=True):
+        np.testing.assert_allclose(slope, leaf.grad, rtol=1e-9, atol=1e-12)
+    assert metrics[0] == pytest.approx(0.5 * error.mean().item())
+    assert metrics[1] == pytest.approx(-surrogate.item())
+    assert (np.abs(slopes[1]) == 0).mean() > 0.1
+    assert not clip_value_loss or (slopes[0] == 0).mean() > 0.1
 
 
 def test_value_clipping_can_be_switched_off_and_matters():
