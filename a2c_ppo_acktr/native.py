@@ -36,6 +36,16 @@ class NativeEnvs(Envs):
         self._reset_seeds()
         return obs
 
+    def _count(
+        self, obs: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+    ) -> EndedArrays | None:
+        """Keep the statistics of a step whose ends are whole episodes' ends; an end on the last step is no truncation."""
+        truncated &= ~terminated
+        self.returns += reward
+        self.lengths += 1
+        ended = terminated | truncated
+        return self._finish(ended, ended, obs)
+
     def _finish(self, ended: np.ndarray, over: np.ndarray, final_obs: np.ndarray) -> EndedArrays | None:
         """Describe the environments where `ended: [N]`; statistics restart where the whole episode is `over: [N]`."""
         if not ended.any():
@@ -95,11 +105,7 @@ class CartPoleEnvs(NativeEnvs):
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         obs, reward, terminated, truncated, _ = self.vector.step(actions)
-        truncated &= ~terminated
-        self.returns += reward
-        self.lengths += 1
-        ended_mask = terminated | truncated
-        ended = self._finish(ended_mask, ended_mask, obs)
+        ended = self._count(obs, reward, terminated, truncated)
         if ended is not None:
             self.vector.prev_done[:] = False
             self._restart(ended.indices, obs)
@@ -242,11 +248,7 @@ class EnvPoolEnvs(NativeEnvs):
         """See `Envs`."""
         actions = to_env_actions(self.action_space, actions, self.clip_actions)
         obs, reward, terminated, truncated, _ = self.pool.step(actions)
-        truncated &= ~terminated
-        self.returns += reward
-        self.lengths += 1
-        ended_mask = terminated | truncated
-        ended = self._finish(ended_mask, ended_mask, obs)
+        ended = self._count(obs, reward, terminated, truncated)
         if ended is not None:
             obs[ended.indices] = self.pool.reset(ended.indices)[0]
         return StepArrays(obs, reward, terminated, truncated, ended, self.signals)
