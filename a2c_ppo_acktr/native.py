@@ -39,7 +39,7 @@ class NativeEnvs(Envs):
     def _count(
         self, obs: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
     ) -> EndedArrays | None:
-        """Keep the statistics of a step whose ends are whole episodes' ends; an end on the last step is no truncation."""
+        """Statistics of a step whose ends are whole episodes; an end on the last allowed step is no truncation."""
         truncated &= ~terminated
         self.returns += reward
         self.lengths += 1
