@@ -115,9 +115,9 @@ class Policy(nn.Module):
         base_class: Any = BASES[base]
         self.base = base_class(observation_space, recurrent=recurrent, **(base_kwargs or {}))
         self.head = make_head(action_space, self.base.output_size)
-        for module in self.modules():
-            if isinstance(module, ImageEncoder):
-                module.use_bfloat16 = bfloat16
+        self.image_encoders = [module for module in self.modules() if isinstance(module, ImageEncoder)]
+        for encoder in self.image_encoders:
+            encoder.use_bfloat16 = bfloat16
         self.fused: FusedPolicy | None = None
 
     @property

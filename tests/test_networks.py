@@ -7,10 +7,13 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from a2c_ppo_acktr.algo.base import ActorCriticConfig, make_policy
 from a2c_ppo_acktr.encoders import FlatEncoder, ImageEncoder, make_encoder
+from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.model import Policy
 from a2c_ppo_acktr.normalization import RunningMeanStd
 from a2c_ppo_acktr.spaces import UnsupportedSpace, to_tensor, torch_dtype, zeros
+from a2c_ppo_acktr.utils import UsageError
 
 
 def image_space(*shape, dtype=np.uint8):
@@ -118,3 +121,25 @@ def test_running_moments_equal_those_of_all_samples_however_they_are_split(sizes
     for stats in (one, merged):
         np.testing.assert_allclose(stats.mean, everything.mean(0), atol=1e-9)
         np.testing.assert_allclose(stats.var, everything.var(0), atol=1e-9)
+
+
+def test_bfloat16_rounds_the_convolutions_and_nothing_else():
+    image, choice = spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(3)
+    exact, rounded = Policy(image, choice), Policy(image, choice, bfloat16=True)
+    rounded.load_state_dict(exact.state_dict())
+    obs = torch.randint(0, 255, (5, 4, 84, 84), dtype=torch.uint8)
+    arguments = obs, torch.zeros(0), torch.ones(5), {}
+    (value, _, _), (other_value, other_head, _) = exact(*arguments), rounded(*arguments)
+    assert other_value.dtype == other_head.log_probs.dtype == torch.float32
+    assert 0 < (value - other_value).abs().max() < 0.03 * value.abs().max()
+    rounded.flatten()
+    ones = [np.ones(5, np.float32)] * 3
+    rounded.evaluate_actions(*arguments, torch.zeros(5, dtype=torch.long)).backward(*ones)
+    assert all(parameter.grad.dtype == torch.float32 and parameter.grad.any() for parameter in rounded.parameters())
+
+
+def test_bfloat16_without_images_is_refused():
+    config = ActorCriticConfig(bfloat16=True)
+    with pytest.raises(UsageError, match="none here"):
+        make_policy(EnvSpaces(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), {}), config)
+    assert make_policy(EnvSpaces(spaces.Box(0, 255, (1, 8, 8), np.uint8), spaces.Discrete(2), {}), config)

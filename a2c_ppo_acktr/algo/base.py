@@ -63,7 +63,7 @@ class ActorCriticConfig:
 def make_policy(spaces: EnvSpaces, config: ActorCriticConfig) -> Policy:
     """The policy that the flags describe; `UsageError` names settings that its base does not know."""
     try:
-        return Policy(
+        policy = Policy(
             spaces.observation,
             spaces.action,
             base=config.nn_base,
@@ -73,6 +73,9 @@ def make_policy(spaces: EnvSpaces, config: ActorCriticConfig) -> Policy:
         )
     except TypeError as error:
         raise UsageError(f"--nn-base-kwargs {config.nn_base_kwargs}: {error}") from error
+    if config.bfloat16 and not policy.image_encoders:
+        raise UsageError("--bfloat16 is for the convolutions of images, and there are none here")
+    return policy
 
 
 def make_optimizer(name: str, flat: nn.Parameter, *, lr: float, eps: float, alpha: float) -> torch.optim.Optimizer:
