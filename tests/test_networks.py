@@ -143,3 +143,14 @@ def test_bfloat16_without_images_is_refused():
     with pytest.raises(UsageError, match="none here"):
         make_policy(EnvSpaces(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), {}), config)
     assert make_policy(EnvSpaces(spaces.Box(0, 255, (1, 8, 8), np.uint8), spaces.Discrete(2), {}), config)
+
+
+def test_flattened_kernels_lie_channels_last_and_keep_their_values():
+    policy = Policy(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(3))
+    before = [parameter.detach().clone() for parameter in policy.parameters()]
+    policy.flatten()
+    for parameter, values in zip(policy.parameters(), before, strict=True):
+        assert torch.equal(parameter, values)
+        if parameter.dim() == 4:
+            assert parameter.is_contiguous(memory_format=torch.channels_last)
+            assert parameter.grad.is_contiguous(memory_format=torch.channels_last)
