@@ -93,6 +93,8 @@ def load_agent(
         clip_actions=args.clip_actions,
         training=False,
         render_mode=render_mode,
+        aux_wrapper_kwargs=args.aux_wrapper_kwargs,
+        auxiliary_truth_sizes=args.auxiliary_truth_sizes,
     )
     set_threads((os.cpu_count() or 1) if is_image(envs.observation_space) else 1)
     try:

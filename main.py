@@ -4,8 +4,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from a2c_ppo_acktr import algo, arguments, checkpoint
+from a2c_ppo_acktr.clone import clone_parameters
 from a2c_ppo_acktr.envs import describe, make_vec_envs
 from a2c_ppo_acktr.run import Diverged, Run
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
@@ -34,6 +36,7 @@ def train(args: arguments.RunConfig) -> None:
         stack.callback(envs.close)
         set_threads(args.torch_threads or (os.cpu_count() if is_image(envs.observation_space) else 1) or 1)
         algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda))
+        clone(args, algorithm, envs, resumed)
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
         collector = algorithm.make_collector(envs, storage)
         run = Run(arguments.to_plain(args), algorithm, collector, envs.normalizer, resumed)
@@ -55,6 +58,17 @@ def train(args: arguments.RunConfig) -> None:
             raise Interrupted(stop.requested)
 
 
+def clone(args: arguments.RunConfig, algorithm: algo.Algorithm, envs: Envs, resumed: Any) -> None:
+    """Start from another run's layers; a resumed run, which has its own by now, only freezes them again."""
+    source = args.clone_parameter_experiment
+    if source is None:
+        return
+    try:
+        clone_parameters(algorithm, envs.normalizer, source, copy=resumed is None, **args.clone_args)
+    except TypeError as error:
+        raise UsageError(f"--clone-args {args.clone_args}: {error}") from error
+
+
 def make_envs(args: arguments.RunConfig, num_envs: int, seed: int, training: bool) -> Envs:
     """The environments that the flags describe."""
     return make_vec_envs(
@@ -68,6 +82,8 @@ def make_envs(args: arguments.RunConfig, num_envs: int, seed: int, training: boo
         frame_stack=args.frame_stack,
         clip_actions=args.clip_actions,
         training=training,
+        aux_wrapper_kwargs=args.aux_wrapper_kwargs,
+        auxiliary_truth_sizes=args.auxiliary_truth_sizes,
     )
 
 

@@ -1,6 +1,8 @@
 """The command line: run flags, and the flags of the chosen algorithm's Config."""
 
 import argparse
+import ast
+import contextlib
 import dataclasses
 import difflib
 import sys
@@ -33,7 +35,20 @@ class RunConfig:
     preset: str | None = flag(None, "published settings by name; flags given beside it win (see presets.py)")
     resume: str | None = flag(None, "continue a run folder or checkpoint; without a value the newest run that fits")
 
+    clone_parameter_experiment: str | None = flag(None, "start from layers of this run folder or checkpoint")
+    clone_args: dict[str, Any] = flag(
+        {}, "what is cloned: layers=[base.gru,base.shared] (default: base) freeze=True normalizer=False (see clone.py)"
+    )
+
     env_kwargs: dict[str, Any] = flag({}, "keyword arguments of the environment, such as gravity=9.8 render_fps=30")
+    aux_wrapper_kwargs: dict[str, Any] = flag(
+        {},
+        "auxiliary targets beside the environment's own: previous_action=True previous_reward=True observation=[0,3] "
+        "time_to_end=True (see targets.py)",
+    )
+    auxiliary_truth_sizes: list[int] | None = flag(
+        None, "cut a flat info['auxiliary'] into targets auxiliary_0, auxiliary_1, ... of these sizes", low=1
+    )
     normalize_env: bool = flag(True, "normalize vector observations and rewards by running statistics")
     clip_actions: bool | None = flag(
         None, "keep continuous actions within their bounds (default: everywhere but in MuJoCo)"
@@ -158,6 +173,9 @@ def add_flags(group: Any, config: type, defaults: dict[str, Any], only: set[str]
             group.add_argument(name, "--cont", nargs="?", const="", metavar="RUN", help=text)
         elif typing.get_origin(kind) is dict:
             group.add_argument(name, nargs="+", action=KeyValues, metavar="K=V", help=text)
+        elif typing.get_origin(_without_none(kind)) is list:
+            (element,) = typing.get_args(_without_none(kind))
+            group.add_argument(name, nargs="+", type=_reader(name, element, meta), metavar="N", help=text)
         else:
             base = _without_none(kind)
             metavar = "{" + ",".join(meta["choices"]) + "}" if meta["choices"] else base.__name__.upper()
@@ -206,7 +224,7 @@ def parse_int(text: str) -> int:
 
 
 class KeyValues(argparse.Action):
-    """`k=v k=v` into a dictionary of ints, floats, True, False, None, lists and strings."""
+    """`k=v k=v` into a dictionary of numbers, True, False, None, lists, tuples and strings."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Store the dictionary."""
@@ -220,17 +238,13 @@ class KeyValues(argparse.Action):
 
 
 def read_value(text: str) -> Any:
-    """A Python literal without code: int, float, True, False, None, [list, of, these], else the text itself."""
-    constants = {"True": True, "False": False, "None": None}
-    if text in constants:
-        return constants[text]
+    """A Python literal, else the text itself; in a flat list, words need no quotes."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
     if text.startswith("[") and text.endswith("]"):
         return [read_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
+    with contextlib.suppress(ValueError):
+        return float(text)  # inf and nan, which are no literals
     return text.strip("'\"")
 
 
@@ -272,6 +286,8 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
     for field in dataclasses.fields(args.config):
         reasons.pop(field.name, None)
     reasons |= dict.fromkeys(("gail_experts_dir", "gail_batch_size", "gail_epoch"), "has no effect without --gail")
+    if args.clone_parameter_experiment is None:
+        reasons["clone_args"] = "has no effect without --clone-parameter-experiment"
     reasons |= args.config.without_effect()
     idle = [f"--{name.replace('_', '-')} {reasons[name]}" for name in explicit if name in reasons]
     if idle:

@@ -36,7 +36,8 @@ class Stepper:
         ended = None
         if arrays.ended is not None:
             indices = torch.from_numpy(arrays.ended.indices).to(self.device)
-            ended = Ended(indices, to_tensor(arrays.ended.final_obs, self.device), decision.carry[indices])
+            final_obs, final_signals = to_tensor((arrays.ended.final_obs, arrays.ended.final_signals), self.device)
+            ended = Ended(indices, final_obs, decision.carry[indices], final_signals)
         step = Step(
             obs=self.obs,
             carry=self.carry,
@@ -49,6 +50,7 @@ class Stepper:
             truncated=arrays.truncated,
             next_obs=arrays.obs,
             next_carry=decision.carry,
+            next_signals=arrays.signals,
             ended=ended,
         )
         step = step._replace(next_carry=self.algorithm.observe(decision.carry, step))

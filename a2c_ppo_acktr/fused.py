@@ -40,10 +40,16 @@ def tanh_backward(
     grad: np.ndarray,
     grads: list[np.ndarray],
     to_input: bool = False,
+    inner: Sequence[np.ndarray | None] = (),
 ) -> np.ndarray:
-    """Write the parameters' gradients to `grads`, given that of the last output; returns the input's if `to_input`."""
+    """Write the parameters' gradients to `grads`, given that of the last output; returns the input's if `to_input`.
+
+    `inner` has what other losses add to the gradient of the outputs before the last, from the first layer on.
+    """
     ones = np.ones((1, len(outputs[0])), np.float32)
     for layer in reversed(range(len(outputs) - 1)):
+        if layer < len(inner) and (more := inner[layer]) is not None:
+            grad = grad + more
         local = outputs[layer + 1] * outputs[layer + 1]
         np.subtract(1.0, local, out=local)  # d tanh(z) / dz = 1 - tanh(z)^2
         local *= grad
@@ -58,36 +64,47 @@ class _TanhLayers(torch.autograd.Function):
     """`tanh_forward` for autograd."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
         ctx.parameters = [parameter.detach().numpy() for parameter in parameters]
         ctx.outputs = tanh_forward(x.detach().numpy(), ctx.parameters)
-        return torch.from_numpy(ctx.outputs[-1])
+        return tuple(map(torch.from_numpy, ctx.outputs[1:]))
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         to_input = ctx.needs_input_grad[0]
         grads = [np.empty_like(parameter) for parameter in ctx.parameters]
-        grad = tanh_backward(ctx.outputs, ctx.parameters, grad_outputs[0].numpy(), grads, to_input)
+        *inner, last = (None if grad is None else grad.numpy() for grad in grad_outputs)
+        last = np.zeros_like(ctx.outputs[-1]) if last is None else last
+        grad = tanh_backward(ctx.outputs, ctx.parameters, last, grads, to_input, inner)
         return torch.from_numpy(grad) if to_input else None, *map(torch.from_numpy, grads)
 
 
 class TanhMLP(nn.Sequential):
-    """Linear and tanh layers of the given sizes, orthogonal with gain sqrt(2)."""
+    """Linear and tanh layers of the given sizes, orthogonal with gain sqrt(2); one size is no layer."""
 
     def __init__(self, *sizes: int) -> None:
-        layers: list[nn.Module] = []
+        modules: list[nn.Module] = []
         for size_in, size_out in itertools.pairwise(sizes):
-            layers += [init_orthogonal(nn.Linear(size_in, size_out)), nn.Tanh()]
-        super().__init__(*layers)
+            modules += [init_orthogonal(nn.Linear(size_in, size_out)), nn.Tanh()]
+        super().__init__(*modules)
         self.leaves = list(self.parameters())  # a walk through the modules would cost as much as a layer
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., sizes[0]]` to `[..., sizes[-1]]`."""
+        return self.layers(x)[-1] if self.leaves else x
+
+    def layers(self, x: Tensor) -> list[Tensor]:
+        """The output of every layer, `[..., sizes[1]]` to `[..., sizes[-1]]`."""
+        if not self.leaves:
+            return []
         if x.device.type != "cpu" or x.dtype != torch.float32:
-            return super().forward(x)
+            outputs = list(itertools.accumulate(self, lambda h, module: module(h), initial=x))
+            return outputs[2::2]
         if x.dim() == 2:
-            return _TanhLayers.apply(x, *self.leaves)
-        return _TanhLayers.apply(x.reshape(-1, x.shape[-1]), *self.leaves).unflatten(0, x.shape[:-1])
+            return list(_TanhLayers.apply(x, *self.leaves))
+        flat = _TanhLayers.apply(x.reshape(-1, x.shape[-1]), *self.leaves)
+        return [h.unflatten(0, x.shape[:-1]) for h in flat]
 
 
 class _Views(NamedTuple):
@@ -105,11 +122,13 @@ class _Views(NamedTuple):
     @staticmethod
     def of(flat: np.ndarray, policy: Any) -> "_Views":
         """Cut `flat`, which is in the order of `policy.parameters()`."""
-        shapes = [tuple(parameter.shape) for parameter in policy.parameters()]
+        modules = (policy.base, policy.head)  # auxiliary heads follow them
+        shapes = [tuple(parameter.shape) for module in modules for parameter in module.parameters()]
         tower = shapes[: len(policy.base.actor.leaves)]
         size = sum(map(math.prod, tower))
         towers = _cut(flat[: 2 * size].reshape(2, size), tower)
-        value_weight, value_bias, *log_std, weight, bias = _cut(flat[2 * size :], shapes[2 * len(tower) :])
+        rest = flat[2 * size : sum(map(math.prod, shapes))]
+        value_weight, value_bias, *log_std, weight, bias = _cut(rest, shapes[2 * len(tower) :])
         return _Views(towers, value_weight[0], value_bias, log_std, weight, bias)
 
 
@@ -139,11 +158,12 @@ class FusedPolicy:
 
     @staticmethod
     def fits(policy: Any) -> bool:
-        """Whether a policy has the form that is written out here."""
+        """Whether a policy, whose base is a FlexBase, has the form that is written out here."""
         base = policy.base
         return (
-            isinstance(getattr(base, "actor", None), TanhMLP)
-            and base.carry_size == 0
+            base.carry_size == 0
+            and not base.shared.leaves
+            and len(base.actor.leaves) > 0
             and isinstance(base.encoder, FlatEncoder)
             and base.encoder.num_axes == 1
             and base.encoder.dtype == torch.float32
@@ -201,7 +221,8 @@ class FusedPolicy:
             log_prob = log_probs[chosen, rows]
             entropy = -(probs * log_probs).sum(0)
 
-        def backward(to_value: np.ndarray, to_log_prob: np.ndarray, to_entropy: np.ndarray) -> None:
+        def backward(to_value: np.ndarray, to_log_prob: np.ndarray, to_entropy: np.ndarray, auxiliary: Any) -> None:
+            assert auxiliary is None, "auxiliary heads are trained by autograd"
             if self.gaussian:
                 to_output = to_log_prob * z * np.exp(-log_std)[:, None]
                 grads.log_std[0][:] = (to_log_prob * (z * z - 1.0)).sum(1) + to_entropy.sum()

@@ -10,6 +10,15 @@ from torch import Tensor
 Tree = Any
 """An array or tensor, or a dict or tuple of trees, in the shape of its space (see `spaces.py`)."""
 
+ACTION_MASK = "action_mask"
+"""The signal of valid actions: 0 where an action, or a choice of it, is invalid."""
+AUXILIARY = "auxiliary"
+"""The signal of auxiliary targets: a dictionary by name."""
+NEXT = "next:"
+"""Before a target's name: it describes the observation after the action, not the one that was read."""
+TIME_TO_END = "time_to_end"
+"""The one target that is known in hindsight only: log(1 + steps to the episode's last one)."""
+
 
 class EnvSpaces(NamedTuple):
     """What an algorithm is told of its environments."""
@@ -17,7 +26,7 @@ class EnvSpaces(NamedTuple):
     observation: spaces.Space
     action: spaces.Space
     signals: dict[str, spaces.Space]
-    """Further arrays that come with each observation, such as `action_mask`."""
+    """Further arrays that come with each observation: `ACTION_MASK`, `AUXILIARY`, or an environment's own."""
 
 
 class EndedArrays(NamedTuple):
@@ -31,6 +40,8 @@ class EndedArrays(NamedTuple):
     """[E] undiscounted raw return of the whole episode; NaN where only a life was lost."""
     lengths: np.ndarray
     """[E] int64 agent steps of the whole episode."""
+    final_signals: dict[str, Tree] = {}
+    """[E, ...] the signals that came with `final_obs`."""
 
 
 class StepArrays(NamedTuple):
@@ -42,7 +53,8 @@ class StepArrays(NamedTuple):
     truncated: np.ndarray
     ended: EndedArrays | None
     """None where no episode ended, which is almost always."""
-    signals: dict[str, np.ndarray]
+    signals: dict[str, Tree]
+    """Arrays that came with `obs`."""
 
 
 class Decision(NamedTuple):
@@ -62,8 +74,11 @@ class Evaluation(NamedTuple):
     """[B], or [T, n] for recurrent policies, as all that follows."""
     log_prob: Any
     entropy: Any
-    backward: Callable[[Any, Any, Any], None]
-    """Given the derivatives of a loss by the three, set the gradient of the policy's flat parameters."""
+    backward: Callable[[Any, Any, Any, Tensor | None], None]
+    """Given the derivatives of a loss by the three, and the auxiliary loss with its graph where there is one, set the
+    gradient of the policy's flat parameters."""
+    predictions: dict[str, Tensor] = {}
+    """Of the auxiliary heads, by label, with their graph."""
 
 
 class Ended(NamedTuple):
@@ -73,6 +88,8 @@ class Ended(NamedTuple):
     final_obs: Tree
     carry: Tensor
     """[E, H] state after the last observation that was acted on, not reset: it values `final_obs`."""
+    final_signals: dict[str, Tree]
+    """[E, ...] signals that came with `final_obs`."""
 
 
 class Step(NamedTuple):
@@ -83,7 +100,8 @@ class Step(NamedTuple):
     """[N, H] state before `obs` was read."""
     masks: Tensor
     """[N] 0 where `obs` is the first of an episode."""
-    signals: dict[str, Tensor]
+    signals: dict[str, Tree]
+    """Tensors that came with `obs`."""
     action: Tensor
     extras: dict[str, Tensor]
     reward: np.ndarray
@@ -92,6 +110,8 @@ class Step(NamedTuple):
     next_obs: Tree
     """Arrays: the next observations; after an episode's end the first of the next one (the true successor: `ended`)."""
     next_carry: Tensor
+    next_signals: dict[str, Tree]
+    """Arrays that came with `next_obs`."""
     ended: Ended | None
 
 

@@ -1,90 +1,33 @@
-"""Networks that act: the actor-critic policy and its bases."""
+"""Networks that act: the actor-critic policy."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from a2c_ppo_acktr.auxiliary import AuxiliaryHeads, Head
+from a2c_ppo_acktr.bases import BaseOutput, FlexBase, Layers, MLPBase, check_base
 from a2c_ppo_acktr.distributions import Distribution, make_head
-from a2c_ppo_acktr.encoders import ImageEncoder, make_encoder
-from a2c_ppo_acktr.fused import FusedPolicy, TanhMLP
-from a2c_ppo_acktr.interfaces import Evaluation, Tree
-from a2c_ppo_acktr.recurrent import GRU
-from a2c_ppo_acktr.spaces import is_image
-from a2c_ppo_acktr.utils import arrays, flatten_parameters, init_orthogonal
+from a2c_ppo_acktr.encoders import ImageEncoder
+from a2c_ppo_acktr.fused import FusedPolicy
+from a2c_ppo_acktr.interfaces import ACTION_MASK, Evaluation, Tree
+from a2c_ppo_acktr.utils import arrays, flatten_parameters
 
 
-class Base(Protocol):
-    """What `Policy` needs of a network: `carry_size` is 0 where there is no recurrent state."""
+class PolicyOutput(NamedTuple):
+    """All that a policy makes of observations; `[...]` stands for the axes of `masks`."""
 
-    output_size: int
-    carry_size: int
-
-    def __call__(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Read `obs` (`[N, ...]`, or `[T, N, ...]`), `carry: [N, H]` and `masks: [N]` or `[T, N]`.
-
-        Returns the value `[...]`, the actor's features `[..., output_size]` and the next carry `[N, H]`.
-        """
-
-
-class MLPBase(nn.Module):
-    """Separate actor and critic, two tanh layers each; a GRU in front of both when recurrent.
-
-    Args:
-        space: observation space.
-        recurrent: put a GRU of `hidden_size` in front.
-        hidden_size: width of every layer.
-    """
-
-    def __init__(self, space: spaces.Space, *, recurrent: bool = False, hidden_size: int = 64) -> None:
-        super().__init__()
-        self.encoder = make_encoder(space)
-        self.gru = GRU(self.encoder.output_size, hidden_size) if recurrent else None
-        input_size = self.gru.output_size if self.gru is not None else self.encoder.output_size
-        self.carry_size = self.gru.carry_size if self.gru is not None else 0
-        self.output_size = hidden_size
-        self.actor = TanhMLP(input_size, hidden_size, hidden_size)
-        self.critic = TanhMLP(input_size, hidden_size, hidden_size)
-        self.value = init_orthogonal(nn.Linear(hidden_size, 1))
-
-    def forward(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Base`."""
-        x = self.encoder(obs)
-        if self.gru is not None:
-            x, carry = self.gru(x, carry, masks)
-        return self.value(self.critic(x)).squeeze(-1), self.actor(x), carry
-
-
-class CNNBase(nn.Module):
-    """One convolutional encoder shared by actor and critic; a GRU after it when recurrent.
-
-    Args:
-        space: image space `[C, H, W]`.
-        recurrent: put a GRU of `hidden_size` after the encoder.
-        hidden_size: width of the fully connected layer and of the GRU.
-        last_filters: filters of the third convolution (Nature: 64, upstream: 32).
-    """
-
-    def __init__(
-        self, space: spaces.Space, *, recurrent: bool = False, hidden_size: int = 512, last_filters: int = 32
-    ) -> None:
-        super().__init__()
-        self.encoder = ImageEncoder(space, hidden_size, last_filters)
-        self.gru = GRU(hidden_size, hidden_size) if recurrent else None
-        self.carry_size = self.gru.carry_size if self.gru is not None else 0
-        self.output_size = hidden_size
-        self.value = init_orthogonal(nn.Linear(hidden_size, 1), gain=1.0)
-
-    def forward(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Base`."""
-        x = self.encoder(obs)
-        if self.gru is not None:
-            x, carry = self.gru(x, carry, masks)
-        return self.value(x).squeeze(-1), x, carry
-
-
-BASES: dict[str, type[nn.Module]] = {"MLPBase": MLPBase, "CNNBase": CNNBase}
+    value: Tensor
+    """[...]"""
+    distribution: Distribution
+    """Of actions."""
+    carry: Tensor
+    """[N, carry_size]"""
+    features: Tensor
+    """[..., F], what the action head reads."""
+    layers: Layers
 
 
 class Policy(nn.Module):
@@ -93,9 +36,9 @@ class Policy(nn.Module):
     Args:
         observation_space: images are `[C, H, W]`.
         action_space: Discrete, MultiDiscrete, MultiBinary or one-dimensional Box.
-        base: name in `BASES`; None picks CNNBase for images and MLPBase for everything else.
-        base_kwargs: keyword arguments of the base.
-        recurrent: whether the base carries a recurrent state.
+        base: the body, built for `observation_space`.
+        heads: auxiliary tasks.
+        base_name: what the user calls the base.
         bfloat16: compute the encoders of images in bfloat16.
     """
 
@@ -103,22 +46,22 @@ class Policy(nn.Module):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
+        base: Any,
         *,
-        base: str | None = None,
-        base_kwargs: dict[str, Any] | None = None,
-        recurrent: bool = False,
+        heads: Sequence[Head] = (),
+        base_name: str | None = None,
         bfloat16: bool = False,
     ) -> None:
         super().__init__()
-        if base is None:
-            base = "CNNBase" if is_image(observation_space) else "MLPBase"
-        base_class: Any = BASES[base]
-        self.base = base_class(observation_space, recurrent=recurrent, **(base_kwargs or {}))
+        layers = check_base(base, base_name or type(base).__name__, observation_space)
+        self.base = base
         self.head = make_head(action_space, self.base.output_size)
+        self.auxiliary = AuxiliaryHeads(heads, layers)
         self.image_encoders = [module for module in self.modules() if isinstance(module, ImageEncoder)]
         for encoder in self.image_encoders:
             encoder.use_bfloat16 = bfloat16
         self.fused: FusedPolicy | None = None
+        self.frozen: Tensor | None = None
 
     @property
     def carry_size(self) -> int:
@@ -133,30 +76,36 @@ class Policy(nn.Module):
         flat = flatten_parameters(self)
         assert flat.grad is not None
         self.flat_grad = flat.grad
-        self.fused = FusedPolicy(self, flat) if FusedPolicy.fits(self) else None
+        known = type(self.base) in (FlexBase, MLPBase)
+        self.fused = FusedPolicy(self, flat) if known and FusedPolicy.fits(self) else None
         return flat
 
-    def forward(
-        self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor]
-    ) -> tuple[Tensor, Distribution, Tensor]:
-        """Value `[...]`, distribution of actions and next carry `[N, H]`; shapes as in `Base`."""
-        value, features, carry = self.base(obs, carry, masks)
-        if "action_mask" in signals:
-            return value, self.head(features, signals["action_mask"]), carry
-        return value, self.head(features), carry
+    def freeze(self, names: set[str]) -> None:
+        """Keep parameters as they are; needs `flatten` before.
+
+        Their gradients become zero, which moves neither Adam nor RMSprop.
+        """
+        frozen = [torch.full((p.numel(),), name in names) for name, p in self.named_parameters()]
+        self.frozen = torch.cat(frozen).nonzero().squeeze(1).to(self.flat_grad.device)
+
+    def forward(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree]) -> PolicyOutput:
+        """Read observations; shapes as in `bases.Base`."""
+        value, features, carry, layers = BaseOutput(*self.base(obs, carry, masks))
+        distribution = self.head(features, signals[ACTION_MASK]) if ACTION_MASK in signals else self.head(features)
+        return PolicyOutput(value, distribution, carry, features, layers)
 
     def act(
-        self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor], *, deterministic: bool = False
+        self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], *, deterministic: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Choose actions: value `[N]`, action `[N, ...]`, its log-probability `[N]`, next carry `[N, H]`.
 
         Actions carry no gradient.
         """
-        if self.fused is not None and not signals:
+        if self.fused is not None and ACTION_MASK not in signals:
             return *self.fused.act(obs, deterministic), carry
-        value, distribution, carry = self(obs, carry, masks, signals)
-        action = distribution.mode() if deterministic else distribution.sample()
-        return value, action, distribution.log_prob(action), carry
+        output = self(obs, carry, masks, signals)
+        action = output.distribution.mode() if deterministic else output.distribution.sample()
+        return output.value, action, output.distribution.log_prob(action), output.carry
 
     def get_value(self, obs: Tree, carry: Tensor, masks: Tensor) -> Tensor:
         """V(obs): `[N]`, without gradient."""
@@ -166,17 +115,32 @@ class Policy(nn.Module):
             return self.base(obs, carry, masks)[0]
 
     def evaluate_actions(
-        self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor], actions: Tensor
+        self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], actions: Tensor
     ) -> Evaluation:
         """Value, log-probability of `actions` and entropy, each `[...]` like `masks`; needs `flatten` before."""
-        if self.fused is not None and not signals:
-            return self.fused.evaluate(obs, actions)
-        value, distribution, _ = self(obs, carry, masks, signals)
-        outputs = value, distribution.log_prob(actions), distribution.entropy()
+        if self.fused is not None and ACTION_MASK not in signals and not self.auxiliary.heads:
+            evaluation = self.fused.evaluate(obs, actions)
+        else:
+            evaluation = self._evaluate(self(obs, carry, masks, signals), actions)
+        if (frozen := self.frozen) is None:
+            return evaluation
 
         def backward(*grads: Any) -> None:
+            evaluation.backward(*grads)
+            self.flat_grad[frozen] = 0.0
+
+        return evaluation._replace(backward=backward)
+
+    def _evaluate(self, output: PolicyOutput, actions: Tensor) -> Evaluation:
+        outputs = output.value, output.distribution.log_prob(actions), output.distribution.entropy()
+
+        def backward(to_value: Any, to_log_prob: Any, to_entropy: Any, auxiliary_loss: Tensor | None) -> None:
             self.flat_grad.zero_()
-            torch.autograd.backward(outputs, [torch.as_tensor(grad) for grad in grads])
+            grads = [torch.as_tensor(grad) for grad in (to_value, to_log_prob, to_entropy)]
+            if auxiliary_loss is None:
+                torch.autograd.backward(outputs, grads)
+            else:
+                torch.autograd.backward((*outputs, auxiliary_loss), [*grads, torch.ones_like(auxiliary_loss)])
 
         _, (value, log_prob, entropy) = arrays(*outputs)
-        return Evaluation(value, log_prob, entropy, backward)
+        return Evaluation(value, log_prob, entropy, backward, self.auxiliary(output.layers))

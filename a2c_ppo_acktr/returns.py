@@ -13,6 +13,7 @@ import math
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from a2c_ppo_acktr.utils import arrays
@@ -57,6 +58,17 @@ def gae_advantages(
     assert rewards.shape == discounts.shape == values.shape == next_values.shape == continues.shape
     deltas = rewards + discounts * next_values - values
     return reverse_scan(deltas, gae_lambda * discounts * continues)
+
+
+def log_steps_to_end(ended: Tensor) -> Tensor:
+    """log(1 + steps left after this one) until the episode's last step, `[T, N]`; NaN where the end lies beyond.
+
+    Args:
+        ended: `[T, N]` bool, whether the episode ended in the step.
+    """
+    steps = torch.arange(len(ended), device=ended.device).unsqueeze(1).expand(ended.shape)
+    ends = torch.where(ended, steps, len(ended)).flip(0).cummin(0).values.flip(0)
+    return torch.where(ends < len(ended), (ends - steps + 1.0).log(), math.nan)
 
 
 def normalize(advantages: Array) -> Array:

@@ -24,13 +24,6 @@ def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     return function(tree, *others)
 
 
-def first_leaf(tree: Tree) -> Any:
-    """Any one leaf: enough to ask for a length, a device or a dtype that all leaves share."""
-    while isinstance(tree, dict | tuple):
-        tree = next(iter(tree.values())) if isinstance(tree, dict) else tree[0]
-    return tree
-
-
 def space_map(function: Callable[[spaces.Space], Any], space: spaces.Space) -> Tree:
     """The tree of `function(leaf space)` over a possibly nested space."""
     if isinstance(space, spaces.Dict):
@@ -108,8 +101,11 @@ def select(tree: Tree, axis: int, indices: Tensor) -> Tree:
 
 def concatenate(trees: Sequence[Tree]) -> Tree:
     """Join trees of tensors or of arrays along their first axis."""
-    join = torch.cat if isinstance(first_leaf(trees[0]), Tensor) else np.concatenate
-    return tree_map(lambda *leaves: join(leaves), *trees)
+
+    def join(*leaves: Any) -> Any:
+        return torch.cat(leaves) if isinstance(leaves[0], Tensor) else np.concatenate(leaves)
+
+    return tree_map(join, *trees)
 
 
 def flatten_lead(tree: Tree) -> Tree:

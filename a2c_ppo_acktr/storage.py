@@ -1,13 +1,13 @@
 """The rollout of an on-policy learner: T steps of N environments, `[T, N]` throughout."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step, Tree
-from a2c_ppo_acktr.returns import gae_advantages, n_step_returns
+from a2c_ppo_acktr.interfaces import AUXILIARY, NEXT, TIME_TO_END, Ended, EnvSpaces, Step, Tree
+from a2c_ppo_acktr.returns import gae_advantages, log_steps_to_end, n_step_returns
 from a2c_ppo_acktr.spaces import assign, concatenate, flatten_lead, index, select, tree_map, zeros
 from a2c_ppo_acktr.utils import arrays
 
@@ -22,7 +22,9 @@ class Batch(NamedTuple):
     carry: Tensor
     """`[n, H]` before the first step of each sequence; not indexed for feed-forward batches."""
     masks: Tensor
-    signals: dict[str, Tensor]
+    signals: dict[str, Tree]
+    targets: dict[str, Tensor]
+    """Of the auxiliary heads."""
     actions: Tensor
     values: Tensor
     log_probs: Tensor
@@ -45,6 +47,18 @@ def row_writer(tensor: Tensor) -> Any:
     return tensor.numpy() if tensor.device.type == "cpu" else DeviceRows(tensor)
 
 
+def _target(name: str, step: Step) -> Tensor:
+    """An auxiliary target of a step, `[N, ...]`: it came with the observation or, after `next:`, with its successor."""
+    if not name.startswith(NEXT):
+        return step.signals[AUXILIARY][name]
+    name = name.removeprefix(NEXT)
+    target = torch.as_tensor(step.next_signals[AUXILIARY][name])
+    if step.ended is not None:
+        final = step.ended.final_signals[AUXILIARY][name]
+        target = target.to(final).index_copy(0, step.ended.indices, final)
+    return target
+
+
 class RolloutStorage:
     """A preallocated rollout, filled step by step and read in minibatches.
 
@@ -54,10 +68,17 @@ class RolloutStorage:
         spaces: of the environments; observations are stored once, `[T + 1, N]`, pixels as uint8.
         carry_size: H, the size of the recurrent state, kept for the first step only.
         device: where everything lives.
+        targets: auxiliary targets to keep, by name (see `auxiliary.Head`).
     """
 
     def __init__(
-        self, num_steps: int, num_envs: int, spaces: EnvSpaces, carry_size: int, device: torch.device | str = "cpu"
+        self,
+        num_steps: int,
+        num_envs: int,
+        spaces: EnvSpaces,
+        carry_size: int,
+        device: torch.device | str = "cpu",
+        targets: Sequence[str] = (),
     ) -> None:
         def per_step(dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(num_steps, num_envs, dtype=dtype, device=device)
@@ -67,7 +88,10 @@ class RolloutStorage:
         self.masks = torch.ones(num_steps + 1, num_envs, device=device)
         self.carry = torch.zeros(num_envs, carry_size, device=device)
         self.next_carry = self.carry
-        self.signals = {k: zeros(s, (num_steps, num_envs), device) for k, s in spaces.signals.items()}
+        lead = num_steps, num_envs
+        self.signals = {k: zeros(s, lead, device) for k, s in spaces.signals.items() if k != AUXILIARY}
+        offered: Any = spaces.signals.get(AUXILIARY)
+        self.targets = {name: zeros(offered[name.removeprefix(NEXT)], lead, device) for name in targets}
         self.actions = zeros(spaces.action, (num_steps, num_envs), device)
         self.rewards, self.values, self.log_probs = per_step(), per_step(), per_step()
         self.terminated, self.truncated = per_step(torch.bool), per_step(torch.bool)
@@ -76,8 +100,7 @@ class RolloutStorage:
         self.t = 0
         stepwise = ("masks", "actions", "values", "log_probs", "rewards", "terminated", "truncated")
         self.rows = {name: row_writer(getattr(self, name)) for name in stepwise}
-        self.signal_rows = {name: row_writer(tensor) for name, tensor in self.signals.items()}
-        self.obs_rows = tree_map(row_writer, self.obs)
+        self.signal_rows, self.obs_rows = tree_map(row_writer, self.signals), tree_map(row_writer, self.obs)
 
     def insert(self, step: Step) -> None:
         """Append one step; its extras must hold `value` and `log_prob`, each `[N]`."""
@@ -86,8 +109,9 @@ class RolloutStorage:
             assign(self.obs_rows, 0, step.obs)
             self.carry.copy_(step.carry)
         assign(self.obs_rows, t + 1, step.next_obs)
-        for name, signal in self.signal_rows.items():
-            signal[t] = step.signals[name]
+        assign(self.signal_rows, t, step.signals)
+        for name, target in self.targets.items():
+            target[t] = _target(name, step)
         rows["masks"][t] = step.masks
         rows["actions"][t] = step.action
         rows["values"][t] = step.extras["value"]
@@ -147,6 +171,8 @@ class RolloutStorage:
             advantages = gae_advantages(rewards, discounts, values, next_values, continues, gae_lambda)
             returns = advantages + values
         self.returns, self.advantages = torch.as_tensor(returns), torch.as_tensor(advantages)
+        if TIME_TO_END in self.targets:
+            self.targets[TIME_TO_END] = log_steps_to_end(self.terminated | self.truncated).unsqueeze(-1)
 
     def whole(self, recurrent: bool) -> Batch:
         """The rollout as one batch: `[T * N]`, or `[T, N]` for recurrent policies."""
@@ -155,6 +181,7 @@ class RolloutStorage:
             self.carry,
             self.masks[:-1],
             self.signals,
+            self.targets,
             self.actions,
             self.values,
             self.log_probs,

@@ -94,13 +94,13 @@ class SubprocEnvs(Envs):
         """See `DummyEnvs`."""
         results = self._each("reset_arrays", lambda part: (self._seeds[part],))
         self._reset_seeds()
-        self._signals = {k: np.concatenate([signals[k] for _, signals in results]) for k in self.signal_spaces}
+        self._signals = concatenate([signals for _, signals in results])
         return concatenate([obs for obs, _ in results])
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         steps: list[StepArrays] = self._each("step_arrays", lambda part: (actions[part],))
-        self._signals = {k: np.concatenate([step.signals[k] for step in steps]) for k in self.signal_spaces}
+        self._signals = concatenate([step.signals for step in steps])
         return StepArrays(
             concatenate([step.obs for step in steps]),
             np.concatenate([step.reward for step in steps]),
@@ -123,6 +123,7 @@ class SubprocEnvs(Envs):
             concatenate([part.final_obs for part in parts]),
             np.concatenate([part.returns for part in parts]),
             np.concatenate([part.lengths for part in parts]),
+            concatenate([part.final_signals for part in parts]),
         )
 
     def get_state(self) -> Any:

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from a2c_ppo_acktr import env_state
 from a2c_ppo_acktr.interfaces import EndedArrays, EnvSpaces, StepArrays, Tree
 from a2c_ppo_acktr.normalization import Normalizer
-from a2c_ppo_acktr.spaces import assign, empty_arrays, index, leaf_shape
+from a2c_ppo_acktr.spaces import assign, empty_arrays, index
 
 EnvFactory = Callable[[], gym.Env]
 
@@ -30,13 +30,13 @@ class Envs(VecEnv):
     """
 
     signal_spaces: dict[str, spaces.Space]
-    _signals: dict[str, np.ndarray]
+    _signals: dict[str, Tree]
     normalizer: Normalizer | None = None
     backend: str
     """How the environments are stepped: native, dummy or subproc."""
 
     @property
-    def signals(self) -> dict[str, np.ndarray]:
+    def signals(self) -> dict[str, Tree]:
         """The signals that came with the latest observations."""
         return self._signals
 
@@ -109,7 +109,8 @@ class DummyEnvs(Envs):
         self.clip_actions = clip_actions
         self.envs = [factory() for factory in factories]
         first = self.envs[0]
-        self.signal_spaces = dict(getattr(first.unwrapped, "signal_spaces", {}))
+        declares = first.has_wrapper_attr("signal_spaces")
+        self.signal_spaces = dict(first.get_wrapper_attr("signal_spaces")) if declares else {}
         super().__init__(len(self.envs), first.observation_space, first.action_space)
 
     def reset(self) -> Tree:
@@ -118,47 +119,56 @@ class DummyEnvs(Envs):
         self._reset_seeds()
         return obs
 
-    def reset_arrays(self, seeds: Sequence[int | None]) -> tuple[Tree, dict[str, np.ndarray]]:
+    def reset_arrays(self, seeds: Sequence[int | None]) -> tuple[Tree, dict[str, Tree]]:
         """Begin a new episode everywhere; observations and signals."""
-        obs, infos = empty_arrays(self.observation_space, self.num_envs), []
+        obs, signals = empty_arrays(self.observation_space, self.num_envs), self._empty_signals(self.num_envs)
         for i, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             first, info = env.reset(seed=seed)
             assign(obs, i, first)
-            infos.append(info)
-        return obs, {k: np.stack([info[k] for info in infos]) for k in self.signal_spaces}
+            self._read_signals(signals, i, info)
+        return obs, signals
+
+    def _empty_signals(self, num: int) -> dict[str, Tree]:
+        return {name: empty_arrays(space, num) for name, space in self.signal_spaces.items()}
+
+    def _read_signals(self, signals: dict[str, Tree], row: int, info: dict[str, Any]) -> None:
+        try:
+            assign(signals, row, info)
+        except KeyError as error:
+            raise EnvironmentCrash(f"the environment declares the signal {error} but its info lacks it") from error
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         num, actions = self.num_envs, to_env_actions(self.action_space, actions, self.clip_actions)
         obs, reward = empty_arrays(self.observation_space, num), np.empty(num)
         terminated, truncated = np.empty(num, np.bool_), np.empty(num, np.bool_)
-        ended: list[tuple[int, Tree, float, int]] = []
-        signals = {k: np.empty((num, *leaf_shape(space)), space.dtype) for k, space in self.signal_spaces.items()}
+        ended: list[tuple[int, Tree, dict[str, Any]]] = []
+        signals = self._empty_signals(num)
         try:
             for i, env in enumerate(self.envs):
                 next_obs, reward[i], terminated[i], cut, info = env.step(actions[i])
                 truncated[i] = cut and not terminated[i]  # an end on the last allowed step is an end
                 if terminated[i] or truncated[i]:
-                    statistics = info.get("episode", {"r": np.nan, "l": 0})
-                    final_obs = next_obs
+                    ended.append((i, next_obs, info))
                     next_obs, info = env.reset()
-                    ended.append((i, final_obs, statistics["r"], statistics["l"]))
                 assign(obs, i, next_obs)
-                for name, values in signals.items():
-                    values[i] = info[name]
+                self._read_signals(signals, i, info)
         except Exception as error:  # whatever a third-party environment raises ends the run with its own traceback
             raise EnvironmentCrash(f"environment {i} failed:\n{traceback.format_exc()}") from error
         self._signals = signals
         return StepArrays(obs, reward, terminated, truncated, self._ended_arrays(ended), signals)
 
-    def _ended_arrays(self, ended: list[tuple[int, Tree, float, int]]) -> EndedArrays | None:
+    def _ended_arrays(self, ended: list[tuple[int, Tree, dict[str, Any]]]) -> EndedArrays | None:
         if not ended:
             return None
-        indices, finals, returns, lengths = zip(*ended, strict=True)
-        final_obs = empty_arrays(self.observation_space, len(ended))
-        for row, final in enumerate(finals):
+        final_obs, signals = empty_arrays(self.observation_space, len(ended)), self._empty_signals(len(ended))
+        returns, lengths = np.full(len(ended), np.nan), np.zeros(len(ended), np.int64)
+        for row, (_, final, info) in enumerate(ended):
             assign(final_obs, row, final)
-        return EndedArrays(np.array(indices), final_obs, np.array(returns, float), np.array(lengths, np.int64))
+            self._read_signals(signals, row, info)
+            if "episode" in info:
+                returns[row], lengths[row] = info["episode"]["r"], info["episode"]["l"]
+        return EndedArrays(np.array([i for i, _, _ in ended]), final_obs, returns, lengths, signals)
 
     def get_state(self) -> Any:
         """See `Envs`."""

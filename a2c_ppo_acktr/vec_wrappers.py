@@ -22,7 +22,7 @@ class EnvsWrapper(Envs):
         super().__init__(envs.num_envs, observation_space or envs.observation_space, envs.action_space)
 
     @property
-    def signals(self) -> dict[str, np.ndarray]:
+    def signals(self) -> dict[str, Tree]:
         """The signals that came with the latest observations."""
         return self.envs.signals
 

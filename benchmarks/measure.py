@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import main as project
-from a2c_ppo_acktr import algo, arguments, envs
+from a2c_ppo_acktr import algo, arguments, envs, families
 from a2c_ppo_acktr.run import Run
 from a2c_ppo_acktr.storage import RolloutStorage
 from a2c_ppo_acktr.utils import keep_freed_memory, seed_everything
@@ -166,7 +166,7 @@ class PeerCallback(BaseCallback):
 
 def make_peer_envs(cell: Cell, args: arguments.RunConfig) -> VecEnv:
     """The peer's environments: its own wrappers, the project's environment, number and normalization."""
-    env_id = envs.resolve(args.env_name)
+    env_id = families.resolve(args.env_name)
     if cell.atari:
         return VecFrameStack(make_atari_env(env_id, args.num_processes, args.seed, **cell.peer_env), n_stack=4)
     vec_env = make_vec_env(env_id, args.num_processes, args.seed, **cell.peer_env)

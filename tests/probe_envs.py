@@ -223,5 +223,49 @@ class NotANumber(ProbeEnv):
         return float("nan") if self.t == 50 else 0.0
 
 
-for probe in list(ProbeEnv.__subclasses__()) + MatchObservation.__subclasses__():
+class Clock(ProbeEnv):
+    """Auxiliary targets that say the step t of the episode: as a number twice, and as a class of four."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    signal_spaces = {
+        "auxiliary": spaces.Dict({"time": spaces.Box(-np.inf, np.inf, (2,), np.float32), "hour": spaces.Discrete(4)})
+    }
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.horizon = int(self.np_random.integers(2, 9))
+        return self.observe(), self.info()
+
+    def info(self) -> dict[str, Any]:
+        return {"auxiliary": {"time": np.array([self.t, -self.t], np.float32), "hour": self.t % 4}}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        over = self.t == self.horizon
+        return self.observe(), self.t / 10, over and self.t % 2 == 0, over, self.info()
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.t, self.t % 2, (self.t // 2) % 2], np.float32)
+
+
+class FlatClock(Clock):
+    """`Clock` with its targets in one array that it does not declare, and leaves out of a reset's info."""
+
+    signal_spaces = {}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return super().reset(seed=seed)[0], {}
+
+    def info(self) -> dict[str, Any]:
+        return {"auxiliary": np.array([self.t, -self.t, self.t % 4], np.float64)}
+
+
+class SilentClock(Clock):
+    """Declares targets that it never gives."""
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+
+for probe in (*ProbeEnv.__subclasses__(), *MatchObservation.__subclasses__(), *Clock.__subclasses__()):
     gym.register(f"{probe.__name__}-v0", entry_point=probe, max_episode_steps=5 if probe is EndlessReward else None)

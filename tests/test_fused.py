@@ -5,9 +5,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from a2c_ppo_acktr.fused import FusedPolicy, TanhMLP
-from a2c_ppo_acktr.model import Policy
+from a2c_ppo_acktr.fused import TanhMLP
 from a2c_ppo_acktr.utils import seed_everything
+from tests.policies import build
 
 BOX = spaces.Box(-1, 1, (5,), np.float32)
 ACTIONS = {"discrete": spaces.Discrete(3), "continuous": spaces.Box(-1, 1, (2,), np.float32)}
@@ -17,7 +17,7 @@ BOTH = pytest.mark.parametrize("kind", ACTIONS)
 def make(kind, scale=3.0):
     """A policy whose outputs are far from uniform, and arguments for it."""
     seed_everything(0)
-    policy = Policy(BOX, ACTIONS[kind])
+    policy = build(BOX, ACTIONS[kind])
     with torch.no_grad():
         policy.head.load_state_dict({k: torch.randn_like(v) for k, v in policy.head.state_dict().items()})
     actions = torch.randint(0, 3, (64,)) if kind == "discrete" else torch.randn(64, 2) * scale
@@ -25,7 +25,7 @@ def make(kind, scale=3.0):
 
 
 def through_torch(policy, obs, actions):
-    value, distribution, _ = policy(obs, torch.zeros(0), torch.ones(len(obs)), {})
+    value, distribution, *_ = policy(obs, torch.zeros(0), torch.ones(len(obs)), {})
     return value, distribution.log_prob(actions), distribution.entropy()
 
 
@@ -49,7 +49,7 @@ def test_values_log_probabilities_entropies_and_all_gradients_are_those_of_torch
         found = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)
         for a, b in zip(found[:3], expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(a).double(), b, atol=1e-4, rtol=1e-4)
-        found.backward(*(w.float().numpy() for w in weights))
+        found.backward(*(w.float().numpy() for w in weights), None)
         for parameter, grad in zip(policy.parameters(), grads, strict=True):
             torch.testing.assert_close(parameter.grad.double(), grad, atol=2e-3, rtol=2e-3)
         assert torch.equal(flat.grad, torch.cat([parameter.grad.flatten() for parameter in policy.parameters()]))
@@ -60,7 +60,7 @@ def test_an_output_that_the_loss_does_not_use_has_no_gradient(kind):
     policy, obs, actions = make(kind)
     policy.flatten()
     ones, zeros = np.ones(64, np.float32), np.zeros(64, np.float32)
-    policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions).backward(ones, zeros, zeros)
+    policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions).backward(ones, zeros, zeros, None)
     assert policy.base.critic[0].weight.grad.abs().sum() > 0
     assert policy.base.actor[0].weight.grad.abs().sum() == 0
 
@@ -72,7 +72,7 @@ def test_actions_are_drawn_from_the_policys_distribution(kind):
     one = obs[:1].expand(100_000, 5).contiguous()
     value, action, log_prob, _ = policy.act(one, torch.zeros(0), torch.ones(len(one)), {})
     with torch.no_grad():
-        _, distribution, _ = policy(obs[:1], torch.zeros(0), torch.ones(1), {})
+        _, distribution, *_ = policy(obs[:1], torch.zeros(0), torch.ones(1), {})
         expected = through_torch(policy, one[:1000], action[:1000])
     torch.testing.assert_close(value[:1000], expected[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(log_prob[:1000], expected[1], atol=1e-4, rtol=1e-4)
@@ -90,7 +90,7 @@ def test_deterministic_actions_are_the_mode(kind):
     policy.flatten()
     _, action, log_prob, _ = policy.act(obs, torch.zeros(0), torch.ones(64), {}, deterministic=True)
     with torch.no_grad():
-        _, distribution, _ = policy(obs, torch.zeros(0), torch.ones(64), {})
+        _, distribution, *_ = policy(obs, torch.zeros(0), torch.ones(64), {})
     torch.testing.assert_close(action, distribution.mode(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(log_prob, distribution.log_prob(action), atol=1e-4, rtol=1e-4)
 
@@ -103,11 +103,11 @@ def test_it_follows_the_parameters_through_steps_and_loading():
         found = policy.get_value(obs, torch.zeros(0), torch.ones(64))
         evaluation = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)
         torch.testing.assert_close(torch.from_numpy(evaluation.value), found, atol=1e-6, rtol=1e-6)
-        evaluation.backward(np.ones(64, np.float32), *[np.zeros(64, np.float32)] * 2)
+        evaluation.backward(np.ones(64, np.float32), *[np.zeros(64, np.float32)] * 2, None)
         return found
 
     before = values()
-    other = Policy(BOX, ACTIONS["continuous"])
+    other = build(BOX, ACTIONS["continuous"])
     policy.load_state_dict(other.state_dict())
     loaded = values()
     torch.testing.assert_close(loaded, through_torch(other, obs, actions)[0], atol=1e-5, rtol=1e-4)
@@ -119,16 +119,18 @@ def test_it_follows_the_parameters_through_steps_and_loading():
 
 
 def test_other_policies_take_torchs_path():
-    assert FusedPolicy.fits(Policy(BOX, ACTIONS["discrete"]))
+    plain = build(BOX, ACTIONS["discrete"])
+    plain.flatten()
+    assert plain.fused is not None
     for policy in (
-        Policy(BOX, spaces.MultiBinary(3)),
-        Policy(BOX, ACTIONS["discrete"], recurrent=True),
-        Policy(spaces.Discrete(4), ACTIONS["discrete"]),
-        Policy(spaces.MultiDiscrete([2, 3]), ACTIONS["discrete"]),
-        Policy(spaces.MultiBinary(5), ACTIONS["discrete"]),
-        Policy(spaces.Box(0, 9, (5,), np.int64), ACTIONS["continuous"]),
-        Policy(spaces.Box(0, 255, (5,), np.uint8), ACTIONS["continuous"]),
-        Policy(spaces.Box(0, 255, (1, 8, 8), np.uint8), ACTIONS["discrete"]),
+        build(BOX, spaces.MultiBinary(3)),
+        build(BOX, ACTIONS["discrete"], recurrent=True),
+        build(spaces.Discrete(4), ACTIONS["discrete"]),
+        build(spaces.MultiDiscrete([2, 3]), ACTIONS["discrete"]),
+        build(spaces.MultiBinary(5), ACTIONS["discrete"]),
+        build(spaces.Box(0, 9, (5,), np.int64), ACTIONS["continuous"]),
+        build(spaces.Box(0, 255, (5,), np.uint8), ACTIONS["continuous"]),
+        build(spaces.Box(0, 255, (1, 8, 8), np.uint8), ACTIONS["discrete"]),
     ):
         policy.flatten()
         assert policy.fused is None
@@ -138,13 +140,13 @@ def test_other_policies_take_torchs_path():
     "space", [spaces.MultiBinary(5), spaces.Box(0, 9, (5,), np.int64), spaces.Box(0, 255, (5,), np.uint8)], ids=str
 )
 def test_vectors_of_whole_numbers_act_and_learn(space):
-    policy = Policy(space, ACTIONS["discrete"])
+    policy = build(space, ACTIONS["discrete"])
     policy.flatten()
     obs = torch.from_numpy(np.stack([space.sample() for _ in range(4)]))
     value, action, log_prob, _ = policy.act(obs, torch.zeros(0), torch.ones(4), {})
     assert value.dtype == log_prob.dtype == torch.float32
     evaluation = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(4), {}, action)
-    evaluation.backward(*[np.ones(4, np.float32)] * 3)
+    evaluation.backward(*[np.ones(4, np.float32)] * 3, None)
     assert all(torch.isfinite(parameter.grad).all() for parameter in policy.parameters())
 
 

@@ -6,18 +6,21 @@ from pathlib import Path
 PACKAGE = "a2c_ppo_acktr"
 BOTTOM = {"interfaces", "utils", "spaces", "normalization", "returns"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
-LEARNING = BOTTOM | NETWORKS | {"model", "storage"}
-ENVIRONMENTS = {"vec_env", "vec_wrappers", "subproc", "native", "wrappers", "env_state", "envs"}
+LEARNING = BOTTOM | NETWORKS | {"bases", "auxiliary", "model", "storage"}
+ENVIRONMENTS = {"vec_env", "vec_wrappers", "subproc", "native", "wrappers", "targets", "env_state", "families", "envs"}
 
 ALLOWED = {
     **dict.fromkeys(BOTTOM, BOTTOM),
     **dict.fromkeys(NETWORKS, BOTTOM),
     "fused": BOTTOM | NETWORKS,
-    "model": BOTTOM | NETWORKS | {"fused"},
+    "bases": BOTTOM | NETWORKS | {"fused"},
+    "auxiliary": BOTTOM | {"bases"},
+    "model": BOTTOM | NETWORKS | {"fused", "bases", "auxiliary"},
     "storage": BOTTOM,
     **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS),
     "collect": BOTTOM | {"storage"},
     "checkpoint": {"utils"},
+    "clone": {"checkpoint", "utils"},
     "logger": {"utils"},
     "presets": set(),
     "arguments": {"algo", "presets", "checkpoint", "utils"},

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, make_policy
 from a2c_ppo_acktr.encoders import FlatEncoder, ImageEncoder, make_encoder
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.model import Policy
 from a2c_ppo_acktr.normalization import RunningMeanStd
 from a2c_ppo_acktr.spaces import UnsupportedSpace, to_tensor, torch_dtype, zeros
 from a2c_ppo_acktr.utils import UsageError
+from tests.policies import build
 
 
 def image_space(*shape, dtype=np.uint8):
@@ -25,7 +25,7 @@ def image_space(*shape, dtype=np.uint8):
 )
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_policy_reads_any_image_size(shape, recurrent):
-    policy = Policy(image_space(*shape), spaces.Discrete(3), recurrent=recurrent, base_kwargs={"hidden_size": 32})
+    policy = build(image_space(*shape), spaces.Discrete(3), recurrent=recurrent, hidden_size=32)
     obs, carry = torch.randint(0, 255, (2, *shape), dtype=torch.uint8), torch.zeros(2, policy.carry_size)
     value, action, log_prob, next_carry = policy.act(obs, carry, torch.ones(2), {})
     assert value.shape == action.shape == log_prob.shape == (2,)
@@ -46,17 +46,17 @@ def num_parameters(policy):
 
 
 def test_default_networks_are_upstreams():
-    mlp = Policy(spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (2,)))
+    mlp = build(spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (2,)))
     assert num_parameters(mlp) == 2 * (4 * 64 + 64 + 64 * 64 + 64) + 65 + 2 * 65 + 2
-    cnn = Policy(image_space(4, 84, 84), spaces.Discrete(6))
+    cnn = build(image_space(4, 84, 84), spaces.Discrete(6))
     convolutions = (4 * 64 * 32 + 32) + (32 * 16 * 64 + 64) + (64 * 9 * 32 + 32)
     assert num_parameters(cnn) == convolutions + 32 * 49 * 512 + 512 + 513 + 513 * 6
-    nature = Policy(image_space(4, 84, 84), spaces.Discrete(6), base_kwargs={"last_filters": 64})
+    nature = build(image_space(4, 84, 84), spaces.Discrete(6), last_filters=64)
     assert num_parameters(nature) == 1_687_719  # Stable-Baselines3's ActorCriticCnnPolicy with six actions
 
 
 def test_initialisation_is_orthogonal_with_the_stated_gains():
-    policy = Policy(spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (2,)))
+    policy = build(spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (2,)))
 
     def gain(linear):
         return linear.weight.svd().S
@@ -65,7 +65,7 @@ def test_initialisation_is_orthogonal_with_the_stated_gains():
     torch.testing.assert_close(gain(policy.base.value), torch.full((1,), 2**0.5))
     torch.testing.assert_close(gain(policy.head.mean), torch.ones(2))
     assert not policy.head.log_std.any()
-    discrete = Policy(image_space(4, 84, 84), spaces.Discrete(6))
+    discrete = build(image_space(4, 84, 84), spaces.Discrete(6))
     torch.testing.assert_close(gain(discrete.head.linear), torch.full((6,), 0.01))
     torch.testing.assert_close(gain(discrete.base.value), torch.ones(1))
     assert all(not p.any() for n, p in policy.named_parameters() if n.endswith("bias"))
@@ -125,16 +125,16 @@ def test_running_moments_equal_those_of_all_samples_however_they_are_split(sizes
 
 def test_bfloat16_rounds_the_convolutions_and_nothing_else():
     image, choice = spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(3)
-    exact, rounded = Policy(image, choice), Policy(image, choice, bfloat16=True)
+    exact, rounded = build(image, choice), build(image, choice, bfloat16=True)
     rounded.load_state_dict(exact.state_dict())
     obs = torch.randint(0, 255, (5, 4, 84, 84), dtype=torch.uint8)
     arguments = obs, torch.zeros(0), torch.ones(5), {}
-    (value, _, _), (other_value, other_head, _) = exact(*arguments), rounded(*arguments)
+    (value, *_), (other_value, other_head, *_) = exact(*arguments), rounded(*arguments)
     assert other_value.dtype == other_head.log_probs.dtype == torch.float32
     assert 0 < (value - other_value).abs().max() < 0.03 * value.abs().max()
     rounded.flatten()
     ones = [np.ones(5, np.float32)] * 3
-    rounded.evaluate_actions(*arguments, torch.zeros(5, dtype=torch.long)).backward(*ones)
+    rounded.evaluate_actions(*arguments, torch.zeros(5, dtype=torch.long)).backward(*ones, None)
     assert all(parameter.grad.dtype == torch.float32 and parameter.grad.any() for parameter in rounded.parameters())
 
 
@@ -146,7 +146,7 @@ def test_bfloat16_without_images_is_refused():
 
 
 def test_flattened_kernels_lie_channels_last_and_keep_their_values():
-    policy = Policy(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(3))
+    policy = build(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(3))
     before = [parameter.detach().clone() for parameter in policy.parameters()]
     policy.flatten()
     for parameter, values in zip(policy.parameters(), before, strict=True):

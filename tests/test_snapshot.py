@@ -55,7 +55,7 @@ def fill(storage, algorithm, rng, steps, num):
         action = rng.integers(0, 3, num) if discrete else rng.normal(size=(num, 2)).astype(np.float32)
         next_obs = observations(num)
         next_carry = torch.tanh(torch.from_numpy(rng.normal(size=tuple(carry.shape)).astype(np.float32)))
-        ended = Ended(torch.from_numpy(indices), observations(len(indices)), next_carry[indices])
+        ended = Ended(torch.from_numpy(indices), observations(len(indices)), next_carry[indices], {})
         extras = {
             "value": torch.from_numpy(rng.normal(size=num).astype(np.float32)),
             "log_prob": torch.from_numpy(rng.normal(-1.1 if discrete else -2.8, 0.1, num).astype(np.float32)),
@@ -73,6 +73,7 @@ def fill(storage, algorithm, rng, steps, num):
                 truncated=torch.from_numpy(truncated),
                 next_obs=next_obs,
                 next_carry=next_carry,
+                next_signals={},
                 ended=ended if len(indices) else None,
             )
         )

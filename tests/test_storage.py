@@ -51,7 +51,8 @@ def filled(seed, steps, num):
                 truncated=row["truncated"],
                 next_obs=torch.from_numpy(tape["obs"][t + 1]),
                 next_carry=next_carry,
-                ended=Ended(where, row["final"][where], next_carry[where]) if len(where) else None,
+                next_signals={},
+                ended=Ended(where, row["final"][where], next_carry[where], {}) if len(where) else None,
             )
         )
     return storage, tape

@@ -8,7 +8,8 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
-from a2c_ppo_acktr.envs import make_env, make_vec_envs
+from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.families import make_env
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.subproc import SubprocEnvs
 from a2c_ppo_acktr.vec_env import DummyEnvs, EnvironmentCrash, to_env_actions
@@ -18,7 +19,7 @@ COUNTER = "tests.probe_envs:Counter-v0"
 
 
 def factories(env_id, num):
-    from a2c_ppo_acktr.envs import resolve
+    from a2c_ppo_acktr.families import resolve
 
     return [functools.partial(make_env, resolve(env_id))] * num
 

@@ -68,11 +68,15 @@ class A2C(Algorithm):
         assert new.value.shape == new.log_prob.shape == advantages.shape
         if config.norm_adv:
             advantages = normalize(advantages)
+        auxiliary_loss, auxiliary_metrics = policy.auxiliary.losses(
+            new.predictions, batch.targets, config.auxiliary_loss_coef
+        )
         error, mean = new.value - returns, 1.0 / math.prod(advantages.shape)
         new.backward(
             2.0 * config.value_loss_coef * mean * error,
             -mean * advantages,
             xp.full_like(new.entropy, -config.entropy_coef * mean),
+            auxiliary_loss,
         )
         grad_norm = clip_grad_norm(self.parameters, config.max_grad_norm)
         self.optimizer.step()
@@ -80,6 +84,7 @@ class A2C(Algorithm):
             "losses/value_loss": (error * error).mean(),
             "losses/policy_loss": -(advantages * new.log_prob).mean(),
             "losses/entropy": new.entropy.mean(),
+            **auxiliary_metrics,
             "losses/grad_norm": grad_norm,
             "losses/explained_variance": explained_variance(storage.values, storage.returns),
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],

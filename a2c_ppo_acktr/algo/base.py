@@ -1,15 +1,18 @@
 """What every algorithm is: tensors in, tensors out; and what the actor-critic ones share."""
 
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from a2c_ppo_acktr.auxiliary import parse_heads
+from a2c_ppo_acktr.bases import BASES, find_base
 from a2c_ppo_acktr.collect import Collector
-from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, Step, Tree
-from a2c_ppo_acktr.model import BASES, Policy
+from a2c_ppo_acktr.interfaces import AUXILIARY, Decision, EnvSpaces, Step, Tree
+from a2c_ppo_acktr.model import Policy
 from a2c_ppo_acktr.storage import RolloutStorage
 from a2c_ppo_acktr.utils import UsageError
 
@@ -44,35 +47,56 @@ class ActorCriticConfig:
     use_linear_lr_decay: bool = flag(False, "decay the learning rate to 0 over --num-env-steps")
     recurrent_policy: bool = flag(False, "give the policy a GRU")
     nn_base: str | None = flag(
-        None, "network (default: CNNBase for images, MLPBase for everything else)", choices=tuple(BASES)
+        None,
+        f"network: {', '.join(BASES)}, or module:Class of your own (default: CNNBase for images, MLPBase otherwise)",
     )
-    nn_base_kwargs: dict[str, Any] = flag({}, "settings of the network, such as hidden_size=128")
-
+    nn_base_kwargs: dict[str, Any] = flag(
+        {}, "settings of the network, such as num_layers=3 'auxiliary_heads=[(-1,-1,0,2)]' (see bases.py, auxiliary.py)"
+    )
+    auxiliary_loss_coef: float = flag(0.3, "weight of the auxiliary heads' loss", low=0)
+    use_new_aux: bool = flag(False, "auxiliary targets without a name describe the observation after the action")
+    remove_actor_grads_on_shared: bool = flag(False, "shared layers learn nothing from the actor")
     bfloat16: bool = flag(False, "compute the convolutions of images in bfloat16: faster, with 3 digits instead of 7")
 
     def check(self, num_steps: int, num_processes: int) -> None:
         """Raise `UsageError` where the settings cannot work together with the size of a rollout."""
         if num_steps < 1:
             raise UsageError(f"--num-steps {num_steps}: an on-policy learner needs at least 1 step per update")
+        find_base(self.nn_base, None)
 
     def without_effect(self) -> dict[str, str]:
         """Fields that the other settings switch off, with the reason."""
-        return {} if self.use_gae else {"gae_lambda": "has no effect without --use-gae"}
+        reasons = {} if self.use_gae else {"gae_lambda": "has no effect without --use-gae"}
+        if not self.nn_base_kwargs.get("auxiliary_heads"):
+            without = "has no effect without auxiliary_heads in --nn-base-kwargs"
+            reasons |= dict.fromkeys(("auxiliary_loss_coef", "use_new_aux"), without)
+        return reasons
 
 
 def make_policy(spaces: EnvSpaces, config: ActorCriticConfig) -> Policy:
-    """The policy that the flags describe; `UsageError` names settings that its base does not know."""
+    """The policy that the flags describe.
+
+    Raises:
+        UsageError: names what the base, its heads or the environments do not know or fit.
+    """
+    kwargs = dict(config.nn_base_kwargs)
+    offered: Any = spaces.signals.get(AUXILIARY)
+    heads = parse_heads(kwargs.pop("auxiliary_heads", ()), dict(offered.spaces) if offered else {}, config.use_new_aux)
+    if config.remove_actor_grads_on_shared:
+        kwargs["remove_actor_grads_on_shared"] = True
+    base_class = find_base(config.nn_base, spaces.observation)
     try:
-        policy = Policy(
-            spaces.observation,
-            spaces.action,
-            base=config.nn_base,
-            base_kwargs=config.nn_base_kwargs,
-            recurrent=config.recurrent_policy,
-            bfloat16=config.bfloat16,
-        )
+        inspect.signature(base_class).bind(spaces.observation, recurrent=config.recurrent_policy, **kwargs)
     except TypeError as error:
-        raise UsageError(f"--nn-base-kwargs {config.nn_base_kwargs}: {error}") from error
+        raise UsageError(f"--nn-base-kwargs {config.nn_base_kwargs}: {base_class.__name__}: {error}") from error
+    policy = Policy(
+        spaces.observation,
+        spaces.action,
+        base_class(spaces.observation, recurrent=config.recurrent_policy, **kwargs),
+        heads=heads,
+        base_name=config.nn_base,
+        bfloat16=config.bfloat16,
+    )
     if config.bfloat16 and not policy.image_encoders:
         raise UsageError("--bfloat16 is for the convolutions of images, and there are none here")
     return policy
@@ -116,7 +140,7 @@ class Algorithm(ABC):
         """The carry of environments that begin: `[N, H]` zeros."""
         return torch.zeros(num_envs, self.policy.carry_size, device=self.device)
 
-    def act(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tensor], explore: bool) -> Decision:
+    def act(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], explore: bool) -> Decision:
         """Choose actions for `obs: [N, ...]`; `explore` samples, else the most probable action is taken."""
         value, action, log_prob, carry = self.policy.act(obs, carry, masks, signals, deterministic=not explore)
         return Decision(action, carry, {"value": value, "log_prob": log_prob})
@@ -133,7 +157,8 @@ class Algorithm(ABC):
 
     def make_storage(self, num_steps: int, num_envs: int) -> RolloutStorage:
         """What the collector fills and `update` reads."""
-        return RolloutStorage(num_steps, num_envs, self.spaces, self.policy.carry_size, self.device)
+        targets = self.policy.auxiliary.targets
+        return RolloutStorage(num_steps, num_envs, self.spaces, self.policy.carry_size, self.device, targets)
 
     def make_collector(self, envs: "Envs", storage: RolloutStorage) -> Collector:
         """What steps the environments."""

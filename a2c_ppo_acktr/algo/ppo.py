@@ -23,15 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, flag, make_optimizer, make_policy
 from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
 from a2c_ppo_acktr.returns import explained_variance, normalize
 from a2c_ppo_acktr.storage import Batch, RolloutStorage
 from a2c_ppo_acktr.utils import UsageError, arrays, clip_grad_norm
-
-METRICS = ("value_loss", "policy_loss", "entropy", "approx_kl", "clipfrac", "grad_norm")
-KL = METRICS.index("approx_kl")
 
 
 @dataclass
@@ -94,35 +92,39 @@ class PPO(Algorithm):
         )
         if not config.norm_adv_per_minibatch:
             storage.advantages = normalize(storage.advantages)
-        metrics = self._epochs(storage)
-        return {f"losses/{name}": metric for name, metric in zip(METRICS, metrics, strict=True)} | {
+        return self._epochs(storage) | {
             "losses/explained_variance": explained_variance(storage.values, storage.returns),
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
-    def _epochs(self, storage: RolloutStorage) -> list[Any]:
-        """Run the minibatches; returns the means of `METRICS` over those whose gradient was computed."""
-        config, count, sums = self.config, 0, [0.0] * len(METRICS)
+    def _epochs(self, storage: RolloutStorage) -> dict[str, Any]:
+        """Run the minibatches; returns the means of their metrics."""
+        config, policy, count = self.config, self.policy, 0
+        sums: dict[str, Any] = {}
         for _ in range(config.ppo_epoch):
-            for batch in storage.minibatches(config.num_mini_batch, recurrent=self.policy.carry_size > 0):
-                new = self.policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
+            for batch in storage.minibatches(config.num_mini_batch, recurrent=policy.carry_size > 0):
+                new = policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
                 slopes, metrics = self._loss(new, batch)
-                over = config.target_kl is not None and metrics[KL] > 1.5 * config.target_kl
-                grad_norm = 0.0 if over else self._step(new, slopes)
-                count, sums = count + 1, [a + b for a, b in zip(sums, (*metrics, grad_norm), strict=True)]
+                auxiliary_loss, auxiliary_metrics = policy.auxiliary.losses(
+                    new.predictions, batch.targets, config.auxiliary_loss_coef
+                )
+                over = config.target_kl is not None and metrics["losses/approx_kl"] > 1.5 * config.target_kl
+                grad_norm = 0.0 if over else self._step(new, slopes, auxiliary_loss)
+                metrics |= auxiliary_metrics | {"losses/grad_norm": grad_norm}
+                count, sums = count + 1, {tag: sums.get(tag, 0.0) + value for tag, value in metrics.items()}
                 if over:
-                    return [total / count for total in sums]
-        return [total / count for total in sums]
+                    return {tag: total / count for tag, total in sums.items()}
+        return {tag: total / count for tag, total in sums.items()}
 
-    def _step(self, new: Evaluation, slopes: tuple[Any, Any, Any]) -> Any:
+    def _step(self, new: Evaluation, slopes: tuple[Any, Any, Any], auxiliary_loss: Tensor | None) -> Any:
         """One step down the gradient; returns its norm before clipping."""
-        new.backward(*slopes)
+        new.backward(*slopes, auxiliary_loss)
         grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
         return grad_norm
 
-    def _loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:
-        """Derivatives of a minibatch's loss by value, log-probability and entropy, and its `METRICS` but the last.
+    def _loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
+        """Derivatives of a minibatch's loss by value, log-probability and entropy, and its metrics.
 
         By hand, since autograd over vectors this short costs as much as the networks.
         """
@@ -150,11 +152,11 @@ class PPO(Algorithm):
             to_value = xp.where((change != within) & (clipped_squared > squared), 0.0, to_value)
             squared = xp.maximum(squared, clipped_squared)
 
-        metrics = (
-            0.5 * squared.mean(),
-            -surrogate.mean(),
-            new.entropy.mean(),
-            (ratio - 1.0 - log_ratio).mean(),
-            (clipped != ratio).mean(dtype=advantages.dtype),
-        )
+        metrics = {
+            "losses/value_loss": 0.5 * squared.mean(),
+            "losses/policy_loss": -surrogate.mean(),
+            "losses/entropy": new.entropy.mean(),
+            "losses/approx_kl": (ratio - 1.0 - log_ratio).mean(),
+            "losses/clipfrac": (clipped != ratio).mean(dtype=advantages.dtype),
+        }
         return (to_value, to_log_prob, xp.full_like(new.entropy, -config.entropy_coef * mean)), metrics
