@@ -10,53 +10,73 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from a2c_ppo_acktr import algo, arguments, checkpoint
-from a2c_ppo_acktr.collect import Stepper, finished_episodes
+from a2c_ppo_acktr import algo, arguments, checkpoint, recording
+from a2c_ppo_acktr.collect import Stepper
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import Step, StepArrays
+from a2c_ppo_acktr.record import DataCallback, Forced, Inspected, Recorder, Scores
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
 from a2c_ppo_acktr.utils import UsageError, seed_everything, set_threads, write_atomically
 from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
+
+FOREVER = 10**9
 
 
 @torch.inference_mode()
 def evaluate(
     algorithm: algo.Algorithm,
     envs: Envs,
-    num_episodes: int,
+    num_episodes: int | None = None,
     *,
     explore: bool = False,
+    record: bool = False,
+    with_activations: bool = False,
+    actions: Forced = None,
+    evaluate_steps: int | None = None,
+    data_callback: Callable[..., Any] | None = None,
     on_step: Callable[[Step, StepArrays], None] | None = None,
-) -> dict[str, np.ndarray]:
-    """Play whole episodes with a frozen agent.
+) -> dict[str, Any]:
+    """Play with a frozen agent: its scores, or a recording of all that it saw, did and computed.
 
-    Every environment plays a quota fixed beforehand. Taking the first episodes to finish would favour short ones.
+    Every environment plays a quota of episodes fixed beforehand. Taking the first to finish would favour short ones.
 
     Args:
         algorithm: the agent.
         envs: N environments made with `training=False`; they are reset.
         num_episodes: episodes in all; `num_episodes / N` in each environment, the remainder spread over the last ones.
+            None where only `evaluate_steps` ends it.
         explore: sample actions instead of taking the most probable.
+        record: record; implied by each of the following.
+        with_activations: record every layer's output too.
+        actions: actions that are taken whatever the agent wants (see `record.Inspected`).
+        evaluate_steps: stop after so many steps in each environment; episodes that run then are kept as unfinished.
+        data_callback: called after each step of all environments, to gather further data (see `record.DataCallback`).
         on_step: called after each step of all environments.
 
     Returns:
-        `returns` and `lengths`, `[num_episodes]`, raw and of whole episodes, environment after environment.
+        `returns` and `lengths`, `[num_episodes]`, raw and of whole episodes, environment after environment. A recording
+        also has `finished`, `spans` (environment, steps from, to) and lists of one tree `[L, ...]` per episode: obs and
+        obs_normalized `[L + 1, ...]`, actions, action_log_probs, action_probs (mean and std of continuous actions),
+        rewards, rnn_hxs (also as hidden_states), dones, masks, values, actor_features, activations by side and depth,
+        auxiliary_preds by head, auxiliary_truths by target, data.
     """
-    quota = [(num_episodes + i) // envs.num_envs for i in range(envs.num_envs)]
-    played: list[list[tuple[float, int]]] = [[] for _ in quota]
-    stepper = Stepper(envs, algorithm)
-    while any(len(own) < wanted for own, wanted in zip(played, quota, strict=True)):
+    if num_episodes is None and evaluate_steps is None:
+        raise UsageError("evaluate: one of num_episodes and evaluate_steps is needed")
+    wanted = FOREVER if num_episodes is None else num_episodes
+    quota = [(wanted + i) // envs.num_envs for i in range(envs.num_envs)]
+    recording = record or with_activations or any(x is not None for x in (actions, evaluate_steps, data_callback))
+    agent = Inspected(algorithm, with_activations=with_activations, forced=actions) if recording else algorithm
+    stepper = Stepper(envs, agent)
+    callback = DataCallback(data_callback, algorithm, envs) if data_callback is not None else None
+    book = Recorder(stepper, quota, callback) if recording else Scores(quota)
+    while not book.complete and book.steps != evaluate_steps:
         step, arrays = stepper.step(explore)
-        for env, episode_return, length in finished_episodes(arrays):
-            if len(played[env]) < quota[env]:
-                played[env].append((episode_return, length))
+        book.add(step, arrays)
         if on_step is not None:
             on_step(step, arrays)
-    episodes = [episode for own in played for episode in own]
-    return {"returns": np.array([r for r, _ in episodes]), "lengths": np.array([n for _, n in episodes])}
+    return book.result()
 
 
 def load_agent(
@@ -118,6 +138,14 @@ def make_parser() -> arguments.Parser:
     parser.add_argument("--num-processes", type=reader("--num-processes", 1), default=8, help="environments at once")
     parser.add_argument("--seed", type=reader("--seed", 0), default=1, help="of actions and environments (default: 1)")
     parser.add_argument("--non-det", action="store_true", default=False, help="sample actions")
+    parser.add_argument("--record", default=None, metavar="FILE.npz", help="record what it saw, did and computed there")
+    parser.add_argument(
+        "--with-activations", action="store_true", default=False, help="record every layer's output too"
+    )
+    parser.add_argument("--action", type=arguments.read_value, default=None, help="always take this action instead")
+    parser.add_argument(
+        "--evaluate-steps", type=reader("--evaluate-steps", 1), default=None, help="stop after so many steps"
+    )
     parser.add_argument("--json", default=None, metavar="FILE", help="write the result there")
     return parser
 
@@ -145,7 +173,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     num_envs = min(args.num_processes, args.num_episodes)
     algorithm, envs = load_agent(path, env_name=args.env_name, num_envs=num_envs, seed=args.seed)
     with contextlib.closing(envs):
-        played = evaluate(algorithm, envs, args.num_episodes, explore=args.non_det)
+        played = evaluate(
+            algorithm,
+            envs,
+            args.num_episodes,
+            explore=args.non_det,
+            record=args.record is not None,
+            with_activations=args.with_activations,
+            actions=args.action,
+            evaluate_steps=args.evaluate_steps,
+        )
+    if args.record is not None:
+        recording.save(args.record, played)
     returns = played["returns"]
     result = {
         "mean": float(returns.mean()),

@@ -152,6 +152,11 @@ class AuxiliaryHeads(nn.Module):
         pairs = zip(self.heads, self.linears, strict=True)
         return {head.label: linear(self._pick(head, layers)) for head, linear in pairs}
 
+    def describe(self, layers: Layers) -> dict[str, Tensor]:
+        """Predictions by label: numbers, or probabilities of classes."""
+        given = zip(self.heads, self(layers).items(), strict=True)
+        return {label: x.softmax(-1) if head.classes else x for head, (label, x) in given}
+
     def losses(
         self, predictions: dict[str, Tensor], targets: dict[str, Tensor], coef: float
     ) -> tuple[Tensor | None, dict[str, Tensor]]:

@@ -2,15 +2,17 @@
 
 A network of your own is named `--nn-base my_module:MyBase` and follows `Base`: it is built as
 `MyBase(observation_space, recurrent=..., **nn_base_kwargs)` and called on one step, or on a sequence where it is
-recurrent. The call is tried once with zeros when the policy is built, and what does not fit is said in one line.
+recurrent. The call is tried once when the policy is built, and what does not fit is said in one line.
 """
 
 import importlib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from a2c_ppo_acktr.encoders import ImageEncoder, make_encoder
 from a2c_ppo_acktr.fused import TanhMLP
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.recurrent import GRU
-from a2c_ppo_acktr.spaces import is_image, zeros
+from a2c_ppo_acktr.spaces import concatenate, is_image, to_tensor, tree_map
 from a2c_ppo_acktr.utils import UsageError, init_orthogonal
 
 
@@ -32,6 +34,11 @@ class Layers(NamedTuple):
     shared: tuple[Tensor, ...] = ()
     actor: tuple[Tensor, ...] = ()
     critic: tuple[Tensor, ...] = ()
+
+    def by_depth(self) -> dict[str, Tensor]:
+        """Every layer under its side and depth, such as `shared_1` and `actor_2`."""
+        begins = {"shared": 1, "actor": 1 + len(self.shared), "critic": 1 + len(self.shared)}
+        return {f"{side}_{begins[side] + i}": x for side, xs in self._asdict().items() for i, x in enumerate(xs)}
 
 
 class BaseOutput(NamedTuple):
@@ -221,7 +228,7 @@ def find_base(name: str | None, space: spaces.Space | None) -> Any:
 
 
 def check_base(base: Any, name: str, space: spaces.Space) -> Layers:
-    """Call `base` on zeros; the layers that it shows.
+    """Call `base` on random observations; the layers that it shows.
 
     Raises:
         UsageError: it does not follow `Base`; the message says in what.
@@ -237,7 +244,7 @@ def check_base(base: Any, name: str, space: spaces.Space) -> Layers:
     layers = Layers()
     for lead in [(3, 2), (2,)] if base.carry_size > 0 else [(2,)]:
         with torch.no_grad():
-            found = base(zeros(space, lead), torch.zeros(2, base.carry_size), torch.ones(lead))
+            found = base(_samples(space, lead), torch.zeros(2, base.carry_size), torch.ones(lead))
         demand(isinstance(found, tuple) and 3 <= len(found) <= 4, "expected BaseOutput(value, features, carry, layers)")
         output = BaseOutput(*found)
         expected = {"value": lead, "features": (*lead, base.output_size), "carry": (2, base.carry_size)}
@@ -249,3 +256,9 @@ def check_base(base: Any, name: str, space: spaces.Space) -> Layers:
         for side, tensors in zip(Layers._fields, layers, strict=True):
             demand(all(t.shape[:-1] == lead for t in tensors), f"layers.{side} must begin with the axes of masks")
     return layers
+
+
+def _samples(space: spaces.Space, lead: tuple[int, ...]) -> Tree:
+    """Random observations as networks get them, `[*lead, ...]`."""
+    rows = [tree_map(lambda leaf: np.asarray(leaf)[None], space.sample()) for _ in range(math.prod(lead))]
+    return tree_map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), to_tensor(concatenate(rows)))

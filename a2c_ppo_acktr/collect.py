@@ -21,7 +21,7 @@ class Stepper:
         algorithm: what acts.
     """
 
-    def __init__(self, envs: "Envs", algorithm: "Algorithm") -> None:
+    def __init__(self, envs: "Envs", algorithm: Any) -> None:
         self.envs, self.algorithm, self.device = envs, algorithm, algorithm.device
         self.obs = to_tensor(envs.reset(), self.device)
         self.signals = to_tensor(envs.signals, self.device)

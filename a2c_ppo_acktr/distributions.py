@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.spaces import UnsupportedSpace
 from a2c_ppo_acktr.utils import init_orthogonal
 
@@ -32,6 +33,9 @@ class Distribution(Protocol):
 
     def entropy(self) -> Tensor:
         """Entropy in nats: `[...]`."""
+
+    def describe(self) -> Tree:
+        """What it consists of: probabilities, or mean and deviation."""
 
 
 class Categorical:
@@ -55,6 +59,10 @@ class Categorical:
     def entropy(self) -> Tensor:
         """-sum p log p; an action of probability 0 (logit -inf) contributes 0."""
         return -(self.log_probs.exp() * self.log_probs.clamp(min=torch.finfo(self.log_probs.dtype).min)).sum(-1)
+
+    def describe(self) -> Tensor:
+        """Probabilities `[..., A]`."""
+        return self.log_probs.exp()
 
 
 class MultiCategorical:
@@ -86,6 +94,10 @@ class MultiCategorical:
         """Sum of the blocks' entropies."""
         return self.blocks.entropy().sum(-1)
 
+    def describe(self) -> Tensor:
+        """Probabilities `[..., K, A]`, A the size of the largest block; 0 beyond a smaller one's."""
+        return self.blocks.describe()
+
 
 class DiagGaussian:
     """Independent normals. `mean: [..., A]`, `log_std: [A]` or `[..., A]`; actions `[..., A]`."""
@@ -110,6 +122,10 @@ class DiagGaussian:
         """sum(1/2 + log(2 pi) / 2 + log std)."""
         return (0.5 + HALF_LOG_2PI + self.log_std).sum(-1).expand(self.mean.shape[:-1])
 
+    def describe(self) -> dict[str, Tensor]:
+        """`mean` and `std`, each `[..., K]`."""
+        return {"mean": self.mean, "std": self.log_std.exp().expand(self.mean.shape)}
+
 
 class Bernoulli:
     """K independent coins. `logits: [..., K]`; actions `[..., K]` of 0 and 1."""
@@ -132,6 +148,10 @@ class Bernoulli:
     def entropy(self) -> Tensor:
         """softplus(l) - l sigmoid(l), summed over coins."""
         return (nn.functional.softplus(self.logits) - self.logits * self.logits.sigmoid()).sum(-1)
+
+    def describe(self) -> Tensor:
+        """Probabilities of 1, `[..., K]`."""
+        return self.logits.sigmoid()
 
 
 def mask_logits(logits: Tensor, action_mask: Tensor | None) -> Tensor:

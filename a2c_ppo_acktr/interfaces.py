@@ -63,7 +63,7 @@ class Decision(NamedTuple):
     action: Tensor
     carry: Tensor
     """[N, H] recurrent state or task context after reading the observation."""
-    extras: dict[str, Tensor]
+    extras: dict[str, Tree]
     """Tensors [N, ...] that `update` will want back, such as value and log_prob."""
 
 
@@ -103,7 +103,7 @@ class Step(NamedTuple):
     signals: dict[str, Tree]
     """Tensors that came with `obs`."""
     action: Tensor
-    extras: dict[str, Tensor]
+    extras: dict[str, Tree]
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray

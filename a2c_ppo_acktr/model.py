@@ -1,6 +1,6 @@
 """Networks that act: the actor-critic policy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -106,6 +106,33 @@ class Policy(nn.Module):
         output = self(obs, carry, masks, signals)
         action = output.distribution.mode() if deterministic else output.distribution.sample()
         return output.value, action, output.distribution.log_prob(action), output.carry
+
+    def inspect(
+        self,
+        obs: Tree,
+        carry: Tensor,
+        masks: Tensor,
+        signals: dict[str, Tree],
+        *,
+        deterministic: bool,
+        override: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor, dict[str, Tree]]:
+        """`act`, for analysis: action, next carry, and all that was computed by the names of `evaluate`'s result.
+
+        `override` gets the chosen actions and gives those that are taken.
+        """
+        output = self(obs, carry, masks, signals)
+        distribution = output.distribution
+        action = override(distribution.mode() if deterministic else distribution.sample())
+        found = {
+            "values": output.value,
+            "action_log_probs": distribution.log_prob(action),
+            "action_probs": distribution.describe(),
+            "actor_features": output.features,
+            "activations": output.layers.by_depth(),
+            "auxiliary_preds": self.auxiliary.describe(output.layers),
+        }
+        return action, output.carry, found
 
     def get_value(self, obs: Tree, carry: Tensor, masks: Tensor) -> Tensor:
         """V(obs): `[N]`, without gradient."""

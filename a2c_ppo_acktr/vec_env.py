@@ -41,6 +41,11 @@ class Envs(VecEnv):
         return self._signals
 
     @property
+    def original(self) -> tuple[Tree, Tree] | None:
+        """The latest observations, and final ones, as the environments gave them; None where nothing changed them."""
+        return None
+
+    @property
     def spaces(self) -> EnvSpaces:
         """What an algorithm needs to know."""
         return EnvSpaces(self.observation_space, self.action_space, self.signal_spaces)

@@ -26,6 +26,11 @@ class EnvsWrapper(Envs):
         """The signals that came with the latest observations."""
         return self.envs.signals
 
+    @property
+    def original(self) -> tuple[Tree, Tree] | None:
+        """See `Envs`."""
+        return self.envs.original
+
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed the environments for their next reset: environment i with `seed + i`."""
         return self.envs.seed(seed)
@@ -85,14 +90,22 @@ class NormalizedEnvs(EnvsWrapper):
         self.normalizer = Normalizer(space.shape, envs.num_envs, gamma)
         self.normalizer.training = training
 
+    @property
+    def original(self) -> tuple[Tree, Tree] | None:
+        """Before normalization."""
+        return self._original
+
     def reset(self) -> Tree:
         """Begin a new episode everywhere."""
         self.normalizer.returns[:] = 0.0
-        return self.normalizer.observe(np.asarray(self.envs.reset()))
+        obs = np.asarray(self.envs.reset())
+        self._original = obs, None
+        return self.normalizer.observe(obs)
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         step = self.envs.step_arrays(actions)
+        self._original = step.obs, step.ended and step.ended.final_obs
         obs, reward, ended = self.normalizer.observe(step.obs), step.reward, step.ended
         if self.normalizer.training:
             reward = self.normalizer.normalize_reward(reward, step.terminated | step.truncated)
@@ -116,15 +129,23 @@ class FrameStackEnvs(EnvsWrapper):
         super().__init__(envs, stacked)
         self.frames = np.zeros((envs.num_envs, *stacked.shape), space.dtype)
 
+    @property
+    def original(self) -> tuple[Tree, Tree] | None:
+        """The newest images alone."""
+        return self._original
+
     def reset(self) -> Tree:
         """Begin a new episode everywhere."""
         self.frames = np.zeros_like(self.frames)
-        self.frames[:, -self.channels :] = self.envs.reset()
+        obs = self.envs.reset()
+        self._original = obs, None
+        self.frames[:, -self.channels :] = obs
         return _channels_last(self.frames)
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         step, ended, before = self.envs.step_arrays(actions), None, self.frames
+        self._original = step.obs, step.ended and step.ended.final_obs
         self.frames = np.empty_like(before)
         self.frames[:, : -self.channels] = before[:, self.channels :]
         if step.ended is not None:

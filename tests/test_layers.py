@@ -19,6 +19,8 @@ ALLOWED = {
     "storage": BOTTOM,
     **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS),
     "collect": BOTTOM | {"storage"},
+    "record": BOTTOM | {"collect"},
+    "recording": BOTTOM | {"record"},
     "checkpoint": {"utils"},
     "clone": {"checkpoint", "utils"},
     "logger": {"utils"},

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -144,6 +145,22 @@ class Algorithm(ABC):
         """Choose actions for `obs: [N, ...]`; `explore` samples, else the most probable action is taken."""
         value, action, log_prob, carry = self.policy.act(obs, carry, masks, signals, deterministic=not explore)
         return Decision(action, carry, {"value": value, "log_prob": log_prob})
+
+    def inspect(
+        self,
+        obs: Tree,
+        carry: Tensor,
+        masks: Tensor,
+        signals: dict[str, Tree],
+        explore: bool,
+        override: Callable[[Tensor], Tensor],
+    ) -> Decision:
+        """`act`, for analysis: `extras` hold all that the networks computed, by the names of `evaluate`'s result.
+
+        `override` gets the chosen actions and gives those that are taken.
+        """
+        found = self.policy.inspect(obs, carry, masks, signals, deterministic=not explore, override=override)
+        return Decision(*found)
 
     def observe(self, carry: Tensor, step: Step) -> Tensor:
         """The carry after the environments answered."""

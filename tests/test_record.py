@@ -1,0 +1,260 @@
+"""Recordings: what belongs to which row, whole episodes from many environments, callbacks, forced actions, files."""
+
+import numpy as np
+import pytest
+import torch
+
+import main
+from a2c_ppo_acktr import algo, recording
+from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.utils import UsageError, seed_everything
+from evaluate import evaluate, load_agent
+from evaluate import main as evaluate_main
+from tests.probe_envs import Clock
+
+CLOCK = "tests.probe_envs:Clock-v0"
+HEADS = [(-1, -1, "hour"), (-1, 1, "next:time"), (1, 0, "time_to_end")]
+
+
+def make(env_id=CLOCK, num_envs=3, recurrent=True, normalize=True, vec_env="dummy", heads=(), wrapper=None, **kwargs):
+    seed_everything(0)
+    envs = make_vec_envs(
+        env_id,
+        num_envs,
+        seed=5,
+        vec_env=vec_env,
+        normalize=normalize,
+        training=False,
+        aux_wrapper_kwargs=wrapper,
+        **kwargs,
+    )
+    config = algo.ALGORITHMS["ppo"].Config(
+        recurrent_policy=recurrent, nn_base_kwargs={"auxiliary_heads": list(heads)} if heads else {}
+    )
+    return algo.make("ppo", config, envs.spaces), envs
+
+
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+def test_every_row_of_every_episode_is_what_the_environment_and_the_network_say(vec_env):
+    algorithm, envs = make(heads=HEADS, wrapper={"time_to_end": True}, vec_env=vec_env)
+    envs.normalizer.obs_rms.mean[:] = 1.0
+    result = evaluate(algorithm, envs, 11, explore=True, with_activations=True)
+    mean, std = envs.normalizer.obs_rms.mean, np.sqrt(envs.normalizer.obs_rms.var + 1e-8)
+    envs.close()
+    policy = algorithm.policy
+    assert len(result["returns"]) == len(result["obs"]) == 11
+    assert [env for env, _, _ in result["spans"]] == [0] * 3 + [1] * 4 + [2] * 4
+    for e, length in enumerate(result["lengths"]):
+        obs, seen = result["obs"][e], result["obs_normalized"][e]
+        assert obs.shape == seen.shape == (length + 1, 3)
+        assert obs[:, 0].tolist() == list(range(length + 1))
+        np.testing.assert_allclose(seen, (obs - mean) / std, atol=1e-4)
+        np.testing.assert_allclose(result["rewards"][e], np.arange(1, length + 1) / 10, rtol=1e-6)
+        assert result["returns"][e] == pytest.approx(result["rewards"][e].sum(), rel=1e-4)
+        assert result["dones"][e].tolist() == [False] * (length - 1) + [True]
+        assert result["masks"][e].tolist() == [0.0] + [1.0] * (length - 1)
+        assert result["finished"][e]
+
+        # The network, run over the episode from zeros, gives the same.
+        carry = torch.zeros(1, policy.carry_size)
+        with torch.no_grad():
+            whole = policy(torch.from_numpy(seen[:-1, None]), carry, torch.ones(int(length), 1), {})
+        log_prob = whole.distribution.log_prob(torch.from_numpy(result["actions"][e][:, None]))
+        expected = {
+            "values": whole.value,
+            "action_probs": whole.distribution.log_probs.exp(),
+            "action_log_probs": log_prob,
+            "actor_features": whole.features,
+            "rnn_hxs": whole.layers.shared[0],
+        }
+        for name, tensor in expected.items():
+            np.testing.assert_allclose(result[name][e], tensor[:, 0].detach(), atol=1e-5, err_msg=name)
+        activations = result["activations"][e]
+        assert list(activations) == ["shared_1", "actor_2", "actor_3", "critic_2", "critic_3"]
+        np.testing.assert_allclose(activations["shared_1"], result["rnn_hxs"][e], atol=1e-6)
+        np.testing.assert_allclose(activations["actor_3"], result["actor_features"][e], atol=1e-6)
+
+        t, truths, predictions = np.arange(length), result["auxiliary_truths"][e], result["auxiliary_preds"][e]
+        assert truths["hour"].tolist() == (t % 4).tolist()
+        assert truths["next:hour"].tolist() == ((t + 1) % 4).tolist()
+        np.testing.assert_array_equal(truths["next:time"], np.stack([t + 1, -t - 1], 1))
+        np.testing.assert_allclose(truths["time_to_end"][:, 0], np.log(length - t), rtol=1e-6)
+        assert list(predictions) == ["hour_shared_last", "next_time_critic_last", "time_to_end_actor_1"]
+        np.testing.assert_allclose(predictions["hour_shared_last"].sum(-1), 1.0, rtol=1e-5)
+    assert result["hidden_states"] is result["rnn_hxs"]
+
+
+def test_a_recording_scores_as_an_evaluation_without_one_does():
+    algorithm, envs = make(recurrent=False)
+    plain = evaluate(algorithm, envs, 8)
+    algorithm, envs = make(recurrent=False)
+    recorded = evaluate(algorithm, envs, 8, record=True)
+    for name in ("returns", "lengths"):
+        np.testing.assert_array_equal(plain[name], recorded[name])
+    assert "activations" not in recorded
+
+
+def test_pixels_are_recorded_as_the_newest_picture_and_as_the_stack_that_was_read():
+    algorithm, envs = make("PongNoFrameskip-v4", num_envs=1, recurrent=False)
+    result = evaluate(algorithm, envs, evaluate_steps=6)
+    obs, seen = result["obs"][0], result["obs_normalized"][0]
+    assert obs.shape == (7, 1, 84, 84)
+    assert seen.shape == (7, 4, 84, 84)
+    for t in range(7):
+        for k in range(4):
+            expected = obs[t - 3 + k, 0] if t - 3 + k >= 0 else np.zeros((84, 84))
+            np.testing.assert_array_equal(seen[t, k], expected)
+
+
+@pytest.mark.parametrize(
+    ("forced", "expected"),
+    [(1, [1] * 8), ([0, 1, 1], [0, 1, 1]), (lambda t: t % 2 if t < 4 else None, [0, 1, 0, 1])],
+    ids=["constant", "array", "function"],
+)
+def test_forced_actions_are_taken_in_every_episode_and_the_agent_goes_on_after_them(forced, expected):
+    algorithm, envs = make()
+    result = evaluate(algorithm, envs, 12, actions=forced, explore=True)
+    free = []
+    for actions, probs, log_probs in zip(
+        result["actions"], result["action_probs"], result["action_log_probs"], strict=True
+    ):
+        n = len(expected)
+        assert actions[:n].tolist() == expected[: len(actions)]
+        free += actions[n:].tolist()
+        taken = np.take_along_axis(probs, actions[:, None], 1)[:, 0]
+        np.testing.assert_allclose(np.exp(log_probs), taken, rtol=1e-5)
+    assert forced == 1 or set(free) == {0, 1}
+
+
+def test_forced_actions_of_continuous_environments():
+    algorithm, envs = make("Pendulum-v1", num_envs=2)
+    result = evaluate(algorithm, envs, evaluate_steps=5, actions=np.array([0.5]))
+    assert all((actions == 0.5).all() for actions in result["actions"])
+    assert result["action_probs"][0]["mean"].shape == result["action_probs"][0]["std"].shape == (5, 1)
+    with pytest.raises(UsageError, match="expected \\[1\\]"):
+        evaluate(algorithm, envs, evaluate_steps=5, actions=np.zeros((4, 2)))
+
+
+def test_a_number_of_steps_keeps_running_episodes_as_unfinished():
+    algorithm, envs = make(wrapper={"time_to_end": True}, heads=[(-1, 0, "time_to_end")])
+    result = evaluate(algorithm, envs, evaluate_steps=10)
+    assert result["lengths"].sum() == 30
+    assert len(result["finished"]) > result["finished"].sum() > 0
+    for e, (env, start, stop) in enumerate(result["spans"]):
+        assert result["finished"][e] or stop == 10
+        assert result["obs"][e][:, 0].tolist() == list(range(stop - start + 1))
+        unknown = np.isnan(result["auxiliary_truths"][e]["time_to_end"])
+        assert unknown.all() if not result["finished"][e] else not unknown.any()
+        assert env in (0, 1, 2)
+
+
+def test_a_callback_of_eight_arguments_gathers_rows_that_belong_to_the_others():
+    algorithm, envs = make()
+    calls = []
+
+    def callback(actor_critic, vec_envs, hidden, obs, action, reward, done, data):
+        assert actor_critic is algorithm
+        assert vec_envs is envs
+        assert hidden.shape == (3, 64)
+        calls.append(None)
+        data.setdefault("time", []).append(obs[:, 0].copy())
+        data.setdefault("reward", []).append(reward)
+        data.setdefault("step", []).append(len(calls))
+        data["count"] = len(calls)
+        return data if len(calls) % 2 else None
+
+    result = evaluate(algorithm, envs, 7, data_callback=callback)
+    assert result["data_rest"] == {"count": len(calls)}
+    for e, data in enumerate(result["data"]):
+        np.testing.assert_array_equal(data["time"], result["obs"][e][:-1, 0])
+        np.testing.assert_array_equal(data["reward"], result["rewards"][e])
+        assert data["step"].tolist() == list(range(result["spans"][e][1] + 1, result["spans"][e][2] + 1))
+
+
+def test_a_callback_may_look_before_the_first_step_and_after_the_last():
+    algorithm, envs = make()
+
+    def callback(actor_critic, vec_envs, hidden, obs, action, reward, done, data, first=False, stack=False):
+        if stack:
+            return {name: np.stack(rows) for name, rows in data.items()}
+        if first:
+            assert action is reward is done is None
+            np.testing.assert_array_equal(obs[:, 0], 0)
+        data.setdefault("state", []).append(np.array(vec_envs.get_attr("t")))
+        return data
+
+    result = evaluate(algorithm, envs, 7, data_callback=callback)
+    for e, data in enumerate(result["data"]):  # row t was gathered before step t, where the environment stood at t
+        np.testing.assert_array_equal(data["state"], result["obs"][e][:-1, 0])
+
+
+def assert_same(a, b):
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for name in a:
+            assert_same(a[name], b[name])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        np.testing.assert_array_equal(a, b)
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_file_holds_the_same_recording(tmp_path, normalize):
+    algorithm, envs = make(heads=HEADS[:2], normalize=normalize)
+
+    def callback(actor_critic, vec_envs, hidden, obs, action, reward, done, data):
+        data.setdefault("time", []).append(obs[:, 0])
+        data["names"] = ["a", "b"]
+
+    result = evaluate(algorithm, envs, 5, with_activations=True, data_callback=callback)
+    recording.save(tmp_path / "deep" / "run.npz", result)
+    loaded = recording.load(tmp_path / "deep" / "run.npz")
+    assert set(loaded) == set(result)
+    for name in result:
+        if name == "data_rest":
+            assert loaded[name]["names"].tolist() == ["a", "b"]
+        else:
+            assert_same(result[name], loaded[name])
+    assert loaded["hidden_states"] is loaded["rnn_hxs"]
+    assert (loaded["obs_normalized"] is loaded["obs"]) == (not normalize)
+
+
+def test_a_recording_of_nested_observations(tmp_path):
+    algorithm, envs = make("tests.probe_envs:NestedObservation-v0", normalize=False, recurrent=False)
+    result = evaluate(algorithm, envs, 4, record=True)
+    recording.save(tmp_path / "run.npz", result)
+    loaded = recording.load(tmp_path / "run.npz")
+    assert_same(result["obs"], loaded["obs"])
+    assert isinstance(loaded["obs"][0]["pair"], tuple)
+
+
+def test_what_is_no_array_is_refused_and_leaves_no_file(tmp_path):
+    algorithm, envs = make()
+    result = evaluate(algorithm, envs, 2, record=True) | {"data_rest": {"model": algorithm}}
+    with pytest.raises(UsageError, match="data_rest/model"):
+        recording.save(tmp_path / "run.npz", result)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(UsageError, match="cannot be read"):
+        recording.load(tmp_path / "torn.npz")
+
+
+def test_the_command_line_records(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    heads = "auxiliary_heads=[(-1,-1,'hour')]"
+    train = f"--algo ppo --env-name {CLOCK} --num-processes 4 --num-mini-batch 2 --num-env-steps 400 --log-dir run"
+    assert main.main([*train.split(), "--recurrent-policy", "--nn-base-kwargs", heads]) == 0
+    command = "--load-dir run --num-episodes 6 --record out.npz --with-activations --action 1"
+    assert evaluate_main(command.split()) == 0
+    loaded = recording.load("out.npz")
+    assert len(loaded["obs"]) == 6
+    assert all((actions == 1).all() for actions in loaded["actions"])
+    assert loaded["activations"][0]["shared_1"].shape == (loaded["lengths"][0], 64)
+    algorithm, envs = load_agent(tmp_path / "run" / "checkpoints" / "latest.pt", num_envs=2)
+    envs.close()
+    assert algorithm.policy.auxiliary.targets == ["hour"]
+    assert isinstance(Clock().signal_spaces, dict)
