@@ -31,6 +31,8 @@ class EndedArrays(NamedTuple):
     """[E] undiscounted raw return of the whole episode; NaN where only a life was lost."""
     lengths: np.ndarray
     """[E] int64 agent steps of the whole episode."""
+    final_signals: dict[str, Tree] = {}
+    """[E, ...] the signals that came with `final_obs`, where the environments give them."""
 
 
 class StepArrays(NamedTuple):

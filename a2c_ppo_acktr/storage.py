@@ -76,7 +76,7 @@ class RolloutStorage:
         self.t = 0
         stepwise = ("masks", "actions", "values", "log_probs", "rewards", "terminated", "truncated")
         self.rows = {name: row_writer(getattr(self, name)) for name in stepwise}
-        self.signal_rows = {name: row_writer(tensor) for name, tensor in self.signals.items()}
+        self.signal_rows = tree_map(row_writer, self.signals)
         self.obs_rows = tree_map(row_writer, self.obs)
 
     def insert(self, step: Step) -> None:
@@ -86,8 +86,7 @@ class RolloutStorage:
             assign(self.obs_rows, 0, step.obs)
             self.carry.copy_(step.carry)
         assign(self.obs_rows, t + 1, step.next_obs)
-        for name, signal in self.signal_rows.items():
-            signal[t] = step.signals[name]
+        assign(self.signal_rows, t, step.signals)
         rows["masks"][t] = step.masks
         rows["actions"][t] = step.action
         rows["values"][t] = step.extras["value"]
