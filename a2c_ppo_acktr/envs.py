@@ -17,6 +17,7 @@ from gymnasium.envs.registration import parse_env_id
 from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics
 
 from a2c_ppo_acktr.native import AleEnvs, CartPoleEnvs, EnvPoolEnvs
+from a2c_ppo_acktr.navigation import NavigationEnvs
 from a2c_ppo_acktr.subproc import SubprocEnvs
 from a2c_ppo_acktr.utils import UsageError
 from a2c_ppo_acktr.vec_env import DummyEnvs, Envs
@@ -26,6 +27,7 @@ from a2c_ppo_acktr.wrappers import FrameTap, ImageToChannelsFirst, has_channels_
 ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")
 MUJOCO = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w*|Pusher|Reacher|Swimmer|Walker2d)-v\d+$")
 PYBULLET = re.compile(r"\w+BulletEnv-v\d+$")
+NAVIGATION = "Navigation-v0"
 DM_CONTROL = re.compile(r"dm\.(\w+)\.(\w+)$")
 ATARI_FRAME_STACK = 4
 COSTLY_FAMILIES = ("atari", "dm_control", "pybullet")
@@ -192,7 +194,7 @@ def choose_backend(env_id: str, num_envs: int, plain: bool) -> str:
     Args:
         env_id: a resolved id.
         num_envs: N.
-        plain: no arguments and no pictures were asked for.
+        plain: no pictures were asked for, nor arguments that only single environments take.
     """
     if plain and fits_native(env_id):
         return "native"
@@ -207,13 +209,15 @@ def fits_native(env_id: str) -> bool:
         with contextlib.closing(gym.make(env_id)) as env:
             env.reset(seed=0)
             return AleEnvs.fits(env.unwrapped)
-    return env_id in ("CartPole-v0", "CartPole-v1")
+    return env_id in (NAVIGATION, "CartPole-v0", "CartPole-v1")
 
 
-def _make_native(env_id: str, num_envs: int, plain: bool) -> Envs:
+def _make_native(env_id: str, num_envs: int, plain: bool, env_kwargs: dict[str, Any]) -> Envs:
     if not plain or not fits_native(env_id):
         reason = "there is none for it" if plain else "it takes no --env-kwargs and shows no pictures"
         raise UsageError(f"--vec-env native: {env_id} cannot use it: {reason}")
+    if env_id == NAVIGATION:
+        return _make_navigation(num_envs, env_kwargs)
     if not ATARI.match(env_id):
         return CartPoleEnvs(env_id, num_envs)
     kwargs = gym.spec(env_id).kwargs
@@ -223,6 +227,13 @@ def _make_native(env_id: str, num_envs: int, plain: bool) -> Envs:
         sticky=kwargs["repeat_action_probability"],
         max_frames=kwargs["max_num_frames_per_episode"],
     )
+
+
+def _make_navigation(num_envs: int, env_kwargs: dict[str, Any]) -> Envs:
+    try:
+        return NavigationEnvs(num_envs, **env_kwargs)
+    except TypeError as error:
+        raise UsageError(f"--env-name {NAVIGATION}: {error}") from error
 
 
 def _make_envpool(env_id: str, num_envs: int, plain: bool, clip_actions: bool) -> Envs:
@@ -271,12 +282,12 @@ def make_vec_envs(
     factory = functools.partial(make_env, resolved, env_kwargs, render_mode)
     if clip_actions is None:
         clip_actions = not MUJOCO.match(resolved)
-    plain = not env_kwargs and render_mode is None
+    plain = (not env_kwargs or resolved == NAVIGATION) and render_mode is None
     if vec_env == "auto":
         vec_env = choose_backend(resolved, num_envs, plain)
     envs: Envs
     if vec_env == "native":
-        envs = _make_native(resolved, num_envs, plain)
+        envs = _make_native(resolved, num_envs, plain, env_kwargs or {})
     elif vec_env == "envpool":
         envs = _make_envpool(resolved, num_envs, plain, clip_actions)
     elif vec_env == "subproc":

@@ -7,7 +7,7 @@ PACKAGE = "a2c_ppo_acktr"
 BOTTOM = {"interfaces", "utils", "spaces", "normalization", "returns"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
 LEARNING = BOTTOM | NETWORKS | {"model", "storage"}
-ENVIRONMENTS = {"vec_env", "vec_wrappers", "subproc", "native", "wrappers", "env_state", "envs"}
+ENVIRONMENTS = {"vec_env", "vec_wrappers", "subproc", "native", "wrappers", "env_state", "envs", "arena", "navigation"}
 
 ALLOWED = {
     **dict.fromkeys(BOTTOM, BOTTOM),
