@@ -5,6 +5,7 @@ sixteenths of a turn, counter-clockwise from east, so that every direction comes
 then gives the same bits whatever N is, which NumPy's own sine does not promise.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,12 @@ NUM_RAYS = 12
 FIELD_OF_VIEW = np.deg2rad(120.0)
 VIEW_SHAPE = (3, 36, 48)
 
-WALLS = {"alike": (0, 0, 0, 0), "paired": (0, 1, 0, 1), "distinct": (0, 1, 2, 3)}
+WALLS = {"alike": (1, 1, 1, 1), "paired": (1, 2, 1, 2), "distinct": (1, 2, 3, 4)}
 """Colours of the east, north, west and south wall."""
-LANDMARK = 4
-PALETTE = np.array([(196, 92, 80), (88, 140, 196), (120, 176, 96), (164, 116, 188), (244, 208, 72)], np.uint8)
+FOG, LANDMARK = 0, 5
+PALETTE = np.array(
+    [(72, 76, 84), (196, 92, 80), (88, 140, 196), (120, 176, 96), (164, 116, 188), (244, 208, 72)], np.uint8
+)
 """RGB by colour."""
 CEILING, FLOOR = (40, 44, 52), (112, 106, 98)
 
@@ -75,6 +78,8 @@ class Arenas:
     Args:
         num: N.
         walls: which walls have equal colours; a key of `WALLS`.
+        sight: how far walls are seen; beyond, rays end in fog.
+        platform: its centre.
         random_platform: the platform has another place in each episode.
         view: observe a first-person picture instead of rays.
         max_steps: of an episode, before it is cut.
@@ -85,6 +90,8 @@ class Arenas:
         num: int,
         *,
         walls: str = "alike",
+        sight: float = 0.8,
+        platform: Sequence[float] = PLATFORM,
         random_platform: bool = False,
         view: bool = False,
         max_steps: int = 200,
@@ -94,15 +101,16 @@ class Arenas:
         if not isinstance(max_steps, int) or max_steps < 1:
             raise UsageError(f"Navigation: max_steps={max_steps} is no number of steps")
         self.random_platform, self.view, self.max_steps = bool(random_platform), bool(view), max_steps
+        self.sight = float(sight)
         self.colours = np.array(WALLS[walls])
         self.fan = Fan(VIEW_SHAPE[2] if view else NUM_RAYS)
-        self.position, self.platform = np.zeros((num, 2)), np.tile(PLATFORM, (num, 1))
+        self.position, self.platform = np.zeros((num, 2)), np.tile(platform, (num, 1))
         self.heading, self.steps = np.zeros(num, np.int64), np.zeros(num, np.int64)
         self.observation_space: spaces.Box
         if view:
             self.observation_space = spaces.Box(0, 255, VIEW_SHAPE, np.uint8)
         else:
-            high = np.repeat(np.array([np.sqrt(8), 1], np.float32), NUM_RAYS)
+            high = np.repeat(np.array([self.sight, 1], np.float32), NUM_RAYS)
             self.observation_space = spaces.Box(np.zeros_like(high), high, dtype=np.float32)
         self.action_space = spaces.Discrete(4)
 
@@ -136,11 +144,13 @@ class Arenas:
         """
         position, heading = self.position[rows], self.heading[rows]
         distance, wall, landmark = self.fan.cast(position, heading)
-        colour = np.where(landmark, LANDMARK, self.colours[wall])[:, :-1]
+        colour = np.where(landmark, LANDMARK, self.colours[wall])
+        colour[distance > self.sight] = FOG
+        distance, colour = np.minimum(distance, self.sight)[:, :-1], colour[:, :-1]
         if self.view:
-            obs = picture(distance[:, :-1], colour, self.fan.offsets[:-1])
+            obs = picture(distance, colour, self.fan.offsets[:-1])
         else:
-            obs = np.concatenate([distance[:, :-1], colour / LANDMARK], 1, dtype=np.float32)
+            obs = np.concatenate([distance, colour / LANDMARK], 1, dtype=np.float32)
         offset = position - self.platform[rows]
         auxiliary = {
             "heading": DIRECTIONS[heading].astype(np.float32),
