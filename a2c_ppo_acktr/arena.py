@@ -45,6 +45,8 @@ DIRECTIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], -1)
 class Fan:
     """Directions of rays for every heading: `num` from left to right over the field of view, then one straight ahead.
 
+    Tables are `[HEADINGS, 2, num + 1]`.
+
     Args:
         num: K.
     """
@@ -52,11 +54,11 @@ class Fan:
     def __init__(self, num: int) -> None:
         self.offsets = np.append(np.linspace(FIELD_OF_VIEW / 2, -FIELD_OF_VIEW / 2, num), 0.0)
         angles = ANGLES[:, None] + self.offsets
-        self.directions = np.stack([np.cos(angles), np.sin(angles)], -1)
+        self.directions = np.stack([np.cos(angles), np.sin(angles)], 1)
         self.directions[np.abs(self.directions) < 1e-9] = 1e-9  # so that nothing is divided by zero
         self.inverse = 1.0 / self.directions
         self.reach = np.abs(self.inverse)
-        self.walls = np.where(self.directions > 0, (EAST, NORTH), (WEST, SOUTH))
+        self.walls = np.where(self.directions > 0, [[EAST], [NORTH]], [[WEST], [SOUTH]])
 
     def cast(self, position: np.ndarray, heading: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What rays from `position: [N, 2]` with `heading: [N]` meet.
@@ -64,11 +66,11 @@ class Fan:
         Returns:
             Distance, wall, and whether it is at the landmark, each `[N, K + 1]`; the last column is straight ahead.
         """
-        to_wall = self.reach[heading] - position[:, None] * self.inverse[heading]
-        to_x, to_y = to_wall[..., 0], to_wall[..., 1]
-        distance, walls = np.minimum(to_x, to_y), self.walls[heading]
-        wall = np.where(to_x < to_y, walls[..., 0], walls[..., 1])
-        along = position[:, :1] + distance * self.directions[heading, :, 0]
+        to_wall = self.reach.take(heading, 0) - position[..., None] * self.inverse.take(heading, 0)
+        to_x, to_y = to_wall[:, 0], to_wall[:, 1]
+        distance, walls = np.minimum(to_x, to_y), self.walls.take(heading, 0)
+        wall = np.where(to_x < to_y, walls[:, 0], walls[:, 1])
+        along = position[:, :1] + distance * self.directions[:, 0].take(heading, 0)
         return distance, wall, (wall == NORTH) & (np.abs(along) < LANDMARK_HALF_WIDTH)
 
 
@@ -128,8 +130,8 @@ class Arenas:
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Move by `actions: [N]`; reward, terminated and truncated, each `[N]`. Walls are slid along."""
-        self.heading = (self.heading + TURNS[actions]) % HEADINGS
-        moved = self.position + STRIDES[actions][:, None] * DIRECTIONS[self.heading]
+        self.heading = (self.heading + TURNS.take(actions)) % HEADINGS
+        moved = self.position + STRIDES.take(actions)[:, None] * DIRECTIONS.take(self.heading, 0)
         self.position = np.minimum(np.maximum(moved, RADIUS - 1), 1 - RADIUS)
         self.steps += 1
         offset = self.position - self.platform
@@ -144,7 +146,7 @@ class Arenas:
         """
         position, heading = self.position[rows], self.heading[rows]
         distance, wall, landmark = self.fan.cast(position, heading)
-        colour = np.where(landmark, LANDMARK, self.colours[wall])
+        colour = np.where(landmark, LANDMARK, self.colours.take(wall))
         colour[distance > self.sight] = FOG
         distance, colour = np.minimum(distance, self.sight)[:, :-1], colour[:, :-1]
         if self.view:
@@ -153,7 +155,7 @@ class Arenas:
             obs = np.concatenate([distance, colour / LANDMARK], 1, dtype=np.float32)
         offset = position - self.platform[rows]
         auxiliary = {
-            "heading": DIRECTIONS[heading].astype(np.float32),
+            "heading": DIRECTIONS.take(heading, 0).astype(np.float32),
             "position": position.astype(np.float32),
             "goal_distance": np.sqrt(offset[:, :1] ** 2 + offset[:, 1:] ** 2).astype(np.float32),
             "facing_wall": wall[:, -1],

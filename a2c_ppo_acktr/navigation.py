@@ -159,7 +159,7 @@ def draw(arenas: Arenas) -> np.ndarray:
     cv2.circle(image, pixel(arenas.platform[0]), round(scale * PLATFORM_RADIUS), (150, 146, 140), -1, antialiased)
     distance, wall, landmark = arenas.fan.cast(arenas.position, arenas.heading)
     colours = PALETTE[np.where(landmark, LANDMARK, arenas.colours[wall])[0]].tolist()
-    ends = position + distance[0, :, None] * arenas.fan.directions[heading]
+    ends = position + distance[0, :, None] * arenas.fan.directions[heading].T
     for end, colour in zip(ends[:-1], colours[:-1], strict=True):
         cv2.line(image, centre, pixel(end), colour, 1, antialiased)
     corners = [(1, -1), (1, 1), (-1, 1), (-1, -1)]
@@ -168,7 +168,7 @@ def draw(arenas: Arenas) -> np.ndarray:
     stripe = pixel((-LANDMARK_HALF_WIDTH, 1)), pixel((LANDMARK_HALF_WIDTH, 1))
     cv2.line(image, *stripe, PALETTE[LANDMARK].tolist(), MARGIN // 2)
     cv2.circle(image, centre, round(scale * RADIUS), (236, 236, 236), -1, antialiased)
-    nose = position + RADIUS * arenas.fan.directions[heading, -1]
+    nose = position + RADIUS * arenas.fan.directions[heading, :, -1]
     cv2.line(image, centre, pixel(nose), (32, 32, 32), 2, antialiased)
     return image
 

@@ -75,7 +75,7 @@ def test_rays_meet_the_walls_at_distances_worked_out_by_hand():
 def test_every_ray_ends_on_the_wall_that_it_is_said_to_meet(heading):
     arenas = placed((0.31, -0.77), heading)
     distance, wall, landmark = (one[0] for one in arenas.fan.cast(arenas.position, arenas.heading))
-    ends = arenas.position[0] + distance[:, None] * arenas.fan.directions[heading]
+    ends = arenas.position[0] + distance[:, None] * arenas.fan.directions[heading].T
     assert np.abs(ends).max() <= 1 + 1e-9
     for (x, y), w, marked in zip(ends, wall, landmark, strict=True):
         assert {EAST: x, NORTH: y, WEST: -x, SOUTH: -y}[w] == pytest.approx(1)
