@@ -27,12 +27,10 @@ NUM_RAYS = 12
 FIELD_OF_VIEW = np.deg2rad(120.0)
 VIEW_SHAPE = (3, 36, 48)
 
-WALLS = {"alike": (1, 1, 1, 1), "paired": (1, 2, 1, 2), "distinct": (1, 2, 3, 4)}
+WALLS = {"alike": (0, 0, 0, 0), "paired": (0, 1, 0, 1), "distinct": (0, 1, 2, 3)}
 """Colours of the east, north, west and south wall."""
-FOG, LANDMARK = 0, 5
-PALETTE = np.array(
-    [(72, 76, 84), (196, 92, 80), (88, 140, 196), (120, 176, 96), (164, 116, 188), (244, 208, 72)], np.uint8
-)
+LANDMARK = 4
+PALETTE = np.array([(196, 92, 80), (88, 140, 196), (120, 176, 96), (164, 116, 188), (244, 208, 72)], np.uint8)
 """RGB by colour."""
 CEILING, FLOOR = (40, 44, 52), (112, 106, 98)
 
@@ -80,7 +78,6 @@ class Arenas:
     Args:
         num: N.
         walls: which walls have equal colours; a key of `WALLS`.
-        sight: how far walls are seen; beyond, rays end in fog.
         platform: its centre.
         random_platform: the platform has another place in each episode.
         view: observe a first-person picture instead of rays.
@@ -92,7 +89,6 @@ class Arenas:
         num: int,
         *,
         walls: str = "alike",
-        sight: float = 0.8,
         platform: Sequence[float] = PLATFORM,
         random_platform: bool = False,
         view: bool = False,
@@ -103,7 +99,6 @@ class Arenas:
         if not isinstance(max_steps, int) or max_steps < 1:
             raise UsageError(f"Navigation: max_steps={max_steps} is no number of steps")
         self.random_platform, self.view, self.max_steps = bool(random_platform), bool(view), max_steps
-        self.sight = float(sight)
         self.colours = np.array(WALLS[walls])
         self.fan = Fan(VIEW_SHAPE[2] if view else NUM_RAYS)
         self.position, self.platform = np.zeros((num, 2)), np.tile(platform, (num, 1))
@@ -112,7 +107,7 @@ class Arenas:
         if view:
             self.observation_space = spaces.Box(0, 255, VIEW_SHAPE, np.uint8)
         else:
-            high = np.repeat(np.array([self.sight, 1], np.float32), NUM_RAYS)
+            high = np.repeat(np.array([np.sqrt(8), 1], np.float32), NUM_RAYS)
             self.observation_space = spaces.Box(np.zeros_like(high), high, dtype=np.float32)
         self.action_space = spaces.Discrete(4)
 
@@ -146,9 +141,8 @@ class Arenas:
         """
         position, heading = self.position[rows], self.heading[rows]
         distance, wall, landmark = self.fan.cast(position, heading)
-        colour = np.where(landmark, LANDMARK, self.colours.take(wall))
-        colour[distance > self.sight] = FOG
-        distance, colour = np.minimum(distance, self.sight)[:, :-1], colour[:, :-1]
+        distance, facing = distance[:, :-1], wall[:, -1]
+        colour = np.where(landmark, LANDMARK, self.colours.take(wall))[:, :-1]
         if self.view:
             obs = picture(distance, colour, self.fan.offsets[:-1])
         else:
@@ -158,7 +152,7 @@ class Arenas:
             "heading": DIRECTIONS.take(heading, 0).astype(np.float32),
             "position": position.astype(np.float32),
             "goal_distance": np.sqrt(offset[:, :1] ** 2 + offset[:, 1:] ** 2).astype(np.float32),
-            "facing_wall": wall[:, -1],
+            "facing_wall": facing,
         }
         return obs, {"auxiliary": auxiliary}
 

@@ -10,7 +10,6 @@ from a2c_ppo_acktr import checkpoint, env_state
 from a2c_ppo_acktr.arena import (
     ANGLES,
     EAST,
-    FOG,
     FORWARD,
     HEADINGS,
     LANDMARK,
@@ -37,13 +36,11 @@ from a2c_ppo_acktr.utils import UsageError
 from tests.test_vec_env import assert_same
 
 QUARTER = HEADINGS // 4
-FAR = 3.0
-"""Nothing is farther than 2.83."""
 
 
 def placed(position, heading, **kwargs):
     """One arena with its agent at a place and a heading."""
-    arenas = Arenas(1, **{"sight": FAR} | kwargs)
+    arenas = Arenas(1, **kwargs)
     arenas.restart(0, np.random.default_rng(0))
     arenas.position[0], arenas.heading[0] = position, heading
     return arenas
@@ -82,17 +79,13 @@ def test_every_ray_ends_on_the_wall_that_it_is_said_to_meet(heading):
         assert marked == (w == NORTH and abs(x) < 0.3)
 
 
-def test_colours_name_walls_and_the_landmark_and_fog_hides_what_is_far():
+def test_colours_name_walls_and_the_landmark():
     north = placed((0, 0.2), QUARTER, walls="distinct")
     _, colour, _ = seen(north)
     # The wall is 0.8 away: a stripe of 0.3 to each side fills 20.6 degrees, two rays of 10.9 degrees to each side.
-    assert colour.round().tolist() == [3] * 1 + [2] * 3 + [LANDMARK] * 4 + [2] * 3 + [1] * 1
+    assert colour.round().tolist() == [2, 1, 1, 1] + [LANDMARK] * 4 + [1, 1, 1, 0]
     _, colour, _ = seen(placed((0, 0.2), QUARTER))
-    assert set(colour.round()) == {1, LANDMARK}
-    distance, colour, auxiliary = seen(placed((0, 0.2), QUARTER, sight=0.84))
-    assert colour.round().tolist() == [FOG] * 4 + [LANDMARK] * 4 + [FOG] * 4
-    assert (distance[:4] == np.float32(0.84)).all()
-    assert auxiliary["facing_wall"] == NORTH
+    assert set(colour.round()) == {0, LANDMARK}
 
 
 def test_poses_that_differ_by_a_quarter_turn_look_alike_unless_the_landmark_is_seen():
@@ -148,9 +141,7 @@ def test_arriving_on_the_last_allowed_step_is_no_truncation():
     assert (reward[0], terminated[0], truncated[0]) == (1.0, True, False)
 
 
-@pytest.mark.parametrize(
-    "kwargs", [{}, {"walls": "paired", "random_platform": True}, {"view": True, "sight": 0.5}], ids=str
-)
+@pytest.mark.parametrize("kwargs", [{}, {"walls": "paired", "random_platform": True}, {"view": True}], ids=str)
 def test_single_and_batched_arenas_are_the_same_bit_for_bit(kwargs):
     num, kwargs = 5, {"max_steps": 60} | kwargs
     many = make_vec_envs("Navigation-v0", num, seed=3, normalize=False, env_kwargs=kwargs)
@@ -298,13 +289,13 @@ def test_the_view_shows_near_walls_tall_and_in_their_colour():
     assert near.shape == (3, 36, 48)
     assert near.dtype == np.uint8
     middle = near[:, 17, 24].astype(float)
-    assert middle / middle.sum() == pytest.approx(PALETTE[1] / PALETTE[1].sum(), abs=0.02)
+    assert middle / middle.sum() == pytest.approx(PALETTE[0] / PALETTE[0].sum(), abs=0.02)
     heights = [(image[:, :, 24] == image[:, 17:18, 24]).all(0).sum() for image in (near, far)]
     assert heights == [36, 10]  # a wall of height 0.5 at distance 1.8: 36 * 0.5 / 1.8
 
 
 def test_the_picture_from_above_shows_walls_landmark_platform_and_agent():
-    env = gym.make("Navigation-v0", render_mode="rgb_array", walls="distinct", sight=FAR)
+    env = gym.make("Navigation-v0", render_mode="rgb_array", walls="distinct")
     env.reset(seed=0)
     core = env.unwrapped
     core.set_state(core.get_state() | {"position": [[-0.5, 0.0]], "heading": [2 * QUARTER]})
@@ -313,7 +304,7 @@ def test_the_picture_from_above_shows_walls_landmark_platform_and_agent():
     assert picture.dtype == np.uint8
     assert core.metadata["render_fps"] > 0
     middle, scale = 150, 136
-    for (x, y), colour in {(1, 0): 1, (0, 1): LANDMARK, (0.7, 1): 2, (-1, 0): 3, (0, -1): 4}.items():
+    for (x, y), colour in {(1, 0): 0, (0, 1): LANDMARK, (0.7, 1): 1, (-1, 0): 2, (0, -1): 3}.items():
         assert picture[round(middle - scale * y), round(middle + scale * x)].tolist() == PALETTE[colour].tolist()
     agent = picture[middle, middle + round(scale * (-0.5 + 0.7 * RADIUS))]  # behind its centre: it faces west
     assert agent.min() > 200
