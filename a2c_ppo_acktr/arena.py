@@ -190,7 +190,7 @@ def picture(distance: np.ndarray, colour: np.ndarray, offsets: np.ndarray) -> np
     """
     rows = np.arange(VIEW_SHAPE[1]) - (VIEW_SHAPE[1] - 1) / 2
     half_height = 0.25 * VIEW_SHAPE[1] / (distance * np.cos(offsets))
-    shade = (PALETTE[colour] * (1.0 / (1.0 + 0.4 * distance))[..., None]).astype(np.uint8)
+    shade = (PALETTE.T.take(colour, 1) * (1.0 / (1.0 + 0.4 * distance))).astype(np.uint8)
     backdrop = np.where(rows[:, None] < 0, CEILING, FLOOR).T.astype(np.uint8)
     inside = np.abs(rows)[:, None] < half_height[:, None]
-    return np.where(inside[:, None], shade.transpose(0, 2, 1)[:, :, None], backdrop[None, :, :, None])
+    return np.where(inside[:, None], shade.swapaxes(0, 1)[:, :, None], backdrop[None, :, :, None])

@@ -75,7 +75,7 @@ class NavigationEnv(gym.Env):
         info["heading"] = float(ANGLES[arenas.heading[0]])
         return obs[0], info
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """The arena from above, north up: `[300, 300, 3]` RGB uint8; None without `rgb_array`."""
         return draw(self.arenas) if self.render_mode == "rgb_array" else None
 
