@@ -16,10 +16,10 @@ from a2c_ppo_acktr.utils import UsageError
 EAST, NORTH, WEST, SOUTH = range(4)
 LEFT, RIGHT, FORWARD, STAY = range(4)
 HEADINGS = 16
-STEP = 0.12
+STEP = 0.1
 RADIUS = 0.1
 """Of the agent's body: how near its centre comes to a wall."""
-PLATFORM = (0.5, -0.45)
+PLATFORM = (0.65, -0.65)
 PLATFORM_RADIUS = 0.15
 LANDMARK_HALF_WIDTH = 0.3
 """The landmark is a stripe in the middle of the north wall."""
