@@ -46,7 +46,7 @@ class Fan:
     Tables are `[HEADINGS, 2, num + 1]`.
 
     Args:
-        num: K.
+        num: K, without the one straight ahead.
     """
 
     def __init__(self, num: int) -> None:
@@ -98,10 +98,13 @@ class Arenas:
             raise UsageError(f"Navigation: walls={walls} is none of {', '.join(WALLS)}")
         if not isinstance(max_steps, int) or max_steps < 1:
             raise UsageError(f"Navigation: max_steps={max_steps} is no number of steps")
+        centre = np.array(platform)
+        if centre.shape != (2,) or centre.dtype.kind not in "if" or np.abs(centre).max() > 1:
+            raise UsageError(f"Navigation: platform={platform} is no place [x, y] between -1 and 1")
         self.random_platform, self.view, self.max_steps = bool(random_platform), bool(view), max_steps
         self.colours = np.array(WALLS[walls])
         self.fan = Fan(VIEW_SHAPE[2] if view else NUM_RAYS)
-        self.position, self.platform = np.zeros((num, 2)), np.tile(platform, (num, 1))
+        self.position, self.platform = np.zeros((num, 2)), np.tile(centre.astype(np.float64), (num, 1))
         self.heading, self.steps = np.zeros(num, np.int64), np.zeros(num, np.int64)
         self.observation_space: spaces.Box
         if view:

@@ -129,7 +129,7 @@ def test_reaching_the_platform_ends_with_reward_one_and_the_limit_cuts():
     assert env.step(FORWARD)[1:4] == (0.0, False, False)
     _, reward, terminated, truncated, info = env.step(FORWARD)
     assert (reward, terminated, truncated) == (1.0, True, False)
-    assert info["auxiliary"]["goal_distance"] == pytest.approx(PLATFORM_RADIUS - 0.5 * STEP + 0.0, abs=STEP)
+    assert info["auxiliary"]["goal_distance"] == pytest.approx(PLATFORM_RADIUS - 0.5 * STEP)
     env.reset(seed=1)
     ends = [env.step(STAY)[1:4] for _ in range(30)]
     assert ends == [(0.0, False, False)] * 29 + [(0.0, False, True)]
@@ -313,15 +313,28 @@ def test_the_picture_from_above_shows_walls_landmark_platform_and_agent():
     assert NavigationEnv().render() is None
 
 
-def test_arguments_that_make_no_arena_are_refused():
-    for vec_env in ("native", "dummy"):
-        for kwargs, message in [
-            ({"walls": "purple"}, "alike, paired"),
-            ({"max_steps": 0}, "max_steps"),
-            ({"size": 2}, "size"),
-        ]:
-            with pytest.raises(UsageError, match=message):
-                make_vec_envs("Navigation-v0", 2, seed=0, vec_env=vec_env, env_kwargs=kwargs)
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"walls": "purple"}, "alike, paired"),
+        ({"max_steps": 0}, "max_steps=0"),
+        ({"platform": [0.5]}, "platform="),
+        ({"platform": [0.5, 1.2]}, "between -1 and 1"),
+        ({"size": 2}, "size"),
+    ],
+)
+@pytest.mark.parametrize("vec_env", ["native", "dummy"])
+def test_arguments_that_make_no_arena_are_refused(vec_env, kwargs, message):
+    with pytest.raises(UsageError, match=message):
+        make_vec_envs("Navigation-v0", 2, seed=0, vec_env=vec_env, env_kwargs=kwargs)
+
+
+def test_the_platform_stands_where_it_is_asked_for_in_every_episode():
+    env = NavigationEnv(platform=[-0.25, 0.5])
+    for seed in range(5):
+        _, info = env.reset(seed=seed)
+        assert info["platform"].tolist() == [-0.25, 0.5]
+        assert info["auxiliary"]["goal_distance"] > 2 * PLATFORM_RADIUS
 
 
 def test_auto_steps_natively_with_arguments_and_singly_for_pictures():
