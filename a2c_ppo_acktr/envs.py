@@ -9,9 +9,10 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 
-from a2c_ppo_acktr.families import ATARI, FAMILIES, MUJOCO, make_env, resolve
+from a2c_ppo_acktr.families import ATARI, FAMILIES, MUJOCO, NAVIGATION, make_env, resolve
 from a2c_ppo_acktr.interfaces import AUXILIARY
 from a2c_ppo_acktr.native import AleEnvs, CartPoleEnvs, EnvPoolEnvs
+from a2c_ppo_acktr.navigation import NavigationEnvs
 from a2c_ppo_acktr.subproc import SubprocEnvs
 from a2c_ppo_acktr.targets import AuxiliaryEnvs
 from a2c_ppo_acktr.utils import UsageError
@@ -40,7 +41,7 @@ def choose_backend(env_id: str, num_envs: int, plain: bool) -> str:
     Args:
         env_id: a resolved id.
         num_envs: N.
-        plain: no arguments and no pictures were asked for.
+        plain: no pictures were asked for, nor arguments that only single environments take.
     """
     if plain and fits_native(env_id):
         return "native"
@@ -55,13 +56,15 @@ def fits_native(env_id: str) -> bool:
         with contextlib.closing(gym.make(env_id)) as env:
             env.reset(seed=0)
             return AleEnvs.fits(env.unwrapped)
-    return env_id in ("CartPole-v0", "CartPole-v1")
+    return env_id in (NAVIGATION, "CartPole-v0", "CartPole-v1")
 
 
-def _make_native(env_id: str, num_envs: int, plain: bool) -> Envs:
+def _make_native(env_id: str, num_envs: int, plain: bool, env_kwargs: dict[str, Any]) -> Envs:
     if not plain or not fits_native(env_id):
         reason = "there is none for it" if plain else "it takes no --env-kwargs and shows no pictures"
         raise UsageError(f"--vec-env native: {env_id} cannot use it: {reason}")
+    if env_id == NAVIGATION:
+        return _make_navigation(num_envs, env_kwargs)
     if not ATARI.match(env_id):
         return CartPoleEnvs(env_id, num_envs)
     kwargs = gym.spec(env_id).kwargs
@@ -71,6 +74,13 @@ def _make_native(env_id: str, num_envs: int, plain: bool) -> Envs:
         sticky=kwargs["repeat_action_probability"],
         max_frames=kwargs["max_num_frames_per_episode"],
     )
+
+
+def _make_navigation(num_envs: int, env_kwargs: dict[str, Any]) -> Envs:
+    try:
+        return NavigationEnvs(num_envs, **env_kwargs)
+    except TypeError as error:
+        raise UsageError(f"--env-name {NAVIGATION}: {error}") from error
 
 
 def _make_envpool(env_id: str, num_envs: int, plain: bool, clip_actions: bool) -> Envs:
@@ -123,12 +133,12 @@ def make_vec_envs(
     factory = functools.partial(make_env, resolved, env_kwargs, render_mode, auxiliary_truth_sizes)
     if clip_actions is None:
         clip_actions = not MUJOCO.match(resolved)
-    plain = not env_kwargs and render_mode is None and not auxiliary_truth_sizes
+    plain = (not env_kwargs or resolved == NAVIGATION) and render_mode is None and not auxiliary_truth_sizes
     if vec_env == "auto":
         vec_env = choose_backend(resolved, num_envs, plain)
     envs: Envs
     if vec_env == "native":
-        envs = _make_native(resolved, num_envs, plain)
+        envs = _make_native(resolved, num_envs, plain, env_kwargs or {})
     elif vec_env == "envpool":
         envs = _make_envpool(resolved, num_envs, plain, clip_actions)
     elif vec_env == "subproc":

@@ -15,12 +15,14 @@ import gymnasium as gym
 from gymnasium.envs.registration import parse_env_id
 from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics
 
+from a2c_ppo_acktr import navigation
 from a2c_ppo_acktr.targets import DeclareAuxiliary
 from a2c_ppo_acktr.utils import UsageError
 from a2c_ppo_acktr.wrappers import FrameTap, ImageToChannelsFirst, has_channels_last, wrap_atari
 
 ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")
 MUJOCO = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w*|Pusher|Reacher|Swimmer|Walker2d)-v\d+$")
+NAVIGATION = navigation.ENV_ID
 PYBULLET = re.compile(r"\w+BulletEnv-v\d+$")
 DM_CONTROL = re.compile(r"dm\.(\w+)\.(\w+)$")
 

@@ -7,7 +7,17 @@ PACKAGE = "a2c_ppo_acktr"
 BOTTOM = {"interfaces", "utils", "spaces", "normalization", "returns"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
 LEARNING = BOTTOM | NETWORKS | {"bases", "auxiliary", "model", "storage"}
-ENVIRONMENTS = {"vec_env", "vec_wrappers", "subproc", "native", "wrappers", "targets", "env_state", "families", "envs"}
+ENVIRONMENTS = {
+    "vec_env",
+    "vec_wrappers",
+    "subproc",
+    "native",
+    "wrappers",
+    "targets",
+    "env_state",
+    "families",
+    "envs",
+} | {"arena", "navigation"}
 
 ALLOWED = {
     **dict.fromkeys(BOTTOM, BOTTOM),

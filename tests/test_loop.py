@@ -74,6 +74,7 @@ def assert_same_state(a, b, path=""):
 
 EXACT = [
     ("CartPole-v1", "--num-processes 3 --num-steps 16", 40),
+    ("Navigation-v0", "--num-processes 3 --num-steps 16 --env-kwargs max_steps=30", 40),
     ("HalfCheetah-v5", "--num-processes 2 --num-steps 16 --use-proper-time-limits", 40),
     ("PongNoFrameskip-v4", "--num-processes 2 --num-steps 8 --vec-env dummy", 6),
 ]
