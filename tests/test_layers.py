@@ -19,6 +19,7 @@ ALLOWED = {
     "collect": BOTTOM | {"storage"},
     "checkpoint": {"utils"},
     "logger": {"utils"},
+    "launcher": {"utils"},
     "presets": set(),
     "arguments": {"algo", "presets", "checkpoint", "utils"},
     "run": {"", "checkpoint", "logger", "utils", "interfaces"},
