@@ -193,16 +193,16 @@ class Scheduler(ABC, Generic[TaskT]):
                 job.stop()
 
 
-def take_lock(path: Path) -> IO[str]:
+def take_lock(path: Path, wait: bool = False) -> IO[str]:
     """Hold the lock until the file is closed, here and in every process that inherits it.
 
     Raises:
-        Busy: someone holds it.
+        Busy: someone holds it, and we do not `wait`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
         raise Busy("another process is running it") from error

@@ -20,6 +20,7 @@ ALLOWED = {
     "checkpoint": {"utils"},
     "logger": {"utils"},
     "launcher": {"utils"},
+    "waiter": set(),
     "presets": set(),
     "arguments": {"algo", "presets", "checkpoint", "utils"},
     "run": {"", "checkpoint", "logger", "utils", "interfaces"},
@@ -71,7 +72,7 @@ def test_an_algorithm_imports_no_environments_logs_arguments_or_files_and_at_mos
 def test_files_stay_short_enough_to_read():
     long = {
         str(p): n
-        for p in [*Path(PACKAGE).rglob("*.py"), *Path(".").glob("*.py")]
+        for p in [*Path(PACKAGE).rglob("*.py"), *Path(".").glob("*.py"), *Path("write_and_test").glob("*.py")]
         if (n := len(p.read_text().splitlines())) > 330
     }
     assert not long
