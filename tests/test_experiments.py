@@ -21,6 +21,7 @@ from write_and_test.experiments import Queue, product
 from write_and_test.settings import LONGEST_NAME, to_flags, to_plain
 
 CARTPOLE = {"algo": "ppo", "env_name": "CartPole-v1", "num_env_steps": 1000}
+FORK = multiprocessing.get_context("fork")
 ONCE = "echo begun >> $1.begun; mkdir $1.alive || echo >> $1.overlap; sleep 0.4; rmdir $1.alive; echo done >> $1.done"
 """A run that leaves traces beside its folder: how often it began, ended, and was there twice."""
 
@@ -43,7 +44,7 @@ def run_instead(monkeypatch):
 
 def start_scheduler(queue, **options):
     """A process of its own that inherits what `run_instead` has replaced."""
-    process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(queue.run(**options)))
+    process = FORK.Process(target=lambda: sys.exit(queue.run(**options)))
     process.start()
     return process
 
@@ -175,18 +176,44 @@ def test_a_different_experiment_of_the_same_name_is_refused_and_nothing_is_added
     assert queue.add({**CARTPOLE, "gamma": 0.9, "seed": 1}, name="low") == ["low__CartPole-v1__ppo__seed=1"]
 
 
-def test_an_addition_that_is_killed_leaves_whole_files_and_can_be_repeated(tmp_path):
-    queue, settings = Queue(tmp_path / "queue"), product(CARTPOLE, {"seed": range(1, 31)})
-    queue.folder.mkdir()
-    for files in (3, 12):
-        process = multiprocessing.get_context("fork").Process(target=queue.add, args=(settings,))
+def test_an_addition_that_is_killed_at_any_file_leaves_whole_ones_and_can_be_repeated(tmp_path, monkeypatch):
+    queue, settings = Queue(tmp_path / "queue"), product(CARTPOLE, {"seed": range(1, 5)})
+    flush = os.fsync
+
+    def die_at_the_third(descriptor):
+        flush(descriptor)
+        if len(list(queue.folder.glob("*.json"))) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", die_at_the_third)  # everything is written, nothing is renamed
+        process = FORK.Process(target=queue.add, args=(settings,))
         process.start()
-        wait_until(lambda files=files: len(list(queue.folder.glob("*.json"))) >= files)
-        process.kill()
         process.join()
-        assert len(queue.experiments()) >= files  # each of them can be read
-    queue.add(settings)
-    assert sorted(experiment.settings["seed"] for experiment in queue.experiments()) == list(range(1, 31))
+    assert process.exitcode == -signal.SIGKILL
+    assert [experiment.settings["seed"] for experiment in queue.experiments()] == [1, 2]
+    assert len(queue.add(settings)) == 4
+    assert [experiment.settings["seed"] for experiment in queue.experiments()] == [1, 2, 3, 4]
+
+
+def test_additions_wait_for_one_another(tmp_path):
+    queue, held, release = make_queue(tmp_path), FORK.Event(), FORK.Event()
+
+    def hold():
+        with launcher.take_lock(queue.folder / ".lock"):
+            held.set()
+            release.wait(30)
+
+    holder, adder = FORK.Process(target=hold), FORK.Process(target=queue.add, args=({**CARTPOLE, "seed": 2},))
+    holder.start()
+    held.wait(30)
+    adder.start()
+    adder.join(0.5)
+    assert len(queue.experiments()) == 1
+    release.set()
+    adder.join(30)
+    assert len(queue.experiments()) == 2
+    holder.join()
 
 
 def test_a_file_that_is_no_experiment_is_named(tmp_path):
@@ -414,7 +441,7 @@ def test_the_exit_code_says_whether_runs_failed(tmp_path, run_instead, capsys):
 
 def test_a_real_run_is_stopped_continued_and_finished_once(tmp_path):
     queue = Queue(tmp_path / "queue")
-    queue.add({**CARTPOLE, "num_env_steps": 6000, "save_interval": 10, "num_steps": 32, "num_processes": 2})
+    queue.add({**CARTPOLE, "preset": "classic", "num_env_steps": 4000, "save_interval": 2})
     experiment = queue.experiments()[0]
     scheduler = start_scheduler(queue)
     wait_until(lambda: launcher.latest_checkpoint(experiment.run_folder).is_file())
@@ -425,7 +452,7 @@ def test_a_real_run_is_stopped_continued_and_finished_once(tmp_path):
 
     assert queue.run() == 0
     row = queue.status()[0]
-    assert (row.state, row.steps, row.exit_code, row.attempts) == ("finished", 6016, 0, 2)
+    assert (row.state, row.steps, row.exit_code, row.attempts) == ("finished", 4096, 0, 2)
     assert f"continuing {experiment.run_folder}" in experiment.log_file.read_text()
 
     lines = experiment.journal.read_text().splitlines(keepends=True)
