@@ -109,9 +109,7 @@ def parse(argv: Sequence[str] | None = None) -> RunConfig:
         first.resume = str(checkpoint.find_resumable(first.resume, wanted))
         stored = checkpoint.load(first.resume)["settings"]
     name = getattr(first, "algo", stored.get("algo", RunConfig.algo))
-    if name not in ALGORITHMS:
-        raise UsageError(f"--algo {name}: unknown; choose from {', '.join(ALGORITHMS)}")
-    algorithm = ALGORITHMS[name]
+    algorithm = _find_algorithm(name)
 
     given: dict[str, Any] = {}
     parser = make_parser(name)
@@ -141,11 +139,25 @@ def from_plain(settings: dict[str, Any]) -> RunConfig:
     return _fill(RunConfig, {**settings, "config": config})
 
 
+def read_flags(algorithm: str, argv: Sequence[str]) -> dict[str, Any]:
+    """The flags on a command line of one algorithm, by name and without defaults.
+
+    Raises:
+        UsageError: with one line for the user.
+    """
+    return vars(_parse_strictly(make_parser(algorithm), argv))
+
+
+def flag_names(parser: argparse.ArgumentParser) -> list[str]:
+    """Every spelling of every flag."""
+    return [option for action in parser._actions for option in action.option_strings]
+
+
 def make_parser(algorithm: str) -> Parser:
     """The full parser of one algorithm."""
+    config = _find_algorithm(algorithm).Config
     parser = Parser(prog="main.py", description=f"Train {algorithm}.")
     add_flags(parser.add_argument_group("run"), RunConfig, ALGORITHMS[algorithm].run_defaults)
-    config = ALGORITHMS[algorithm].Config
     add_flags(parser.add_argument_group(algorithm), config, {})
     if algorithm in ACTOR_CRITICS:
         ppo = ALGORITHMS["ppo"].Config
@@ -263,13 +275,18 @@ def _first_pass(argv: list[str]) -> argparse.Namespace:
 def _parse_strictly(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
-        flags = [option for action in parser._actions for option in action.option_strings]
-        close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+        close = difflib.get_close_matches(unknown[0].split("=")[0], flag_names(parser), n=1)
         algorithm = parser.description.split()[-1].rstrip(".") if parser.description else ""
         raise UsageError(
             f"{unknown[0]}: unknown flag for {algorithm}" + (f"; did you mean {close[0]}?" if close else "")
         )
     return namespace
+
+
+def _find_algorithm(name: str) -> Any:
+    if name not in ALGORITHMS:
+        raise UsageError(f"--algo {name}: unknown; choose from {', '.join(ALGORITHMS)}")
+    return ALGORITHMS[name]
 
 
 def _fill(config: type, values: dict[str, Any]) -> Any:

@@ -7,21 +7,20 @@ show what there is. `--steps` makes a short trial, kept apart from the results.
 
 import argparse
 import dataclasses
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
+from a2c_ppo_acktr import launcher
+from a2c_ppo_acktr.launcher import Busy, Job
 from benchmarks import curves, records
 from benchmarks.rows import ROWS, Row
-from benchmarks.runs import Busy, Changed, Job, Run
+from benchmarks.runs import Changed, Run
 
 HERE = Path(__file__).resolve().parent
-POLL_SECONDS, STATUS_SECONDS = 0.2, 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,49 +64,18 @@ def save(plan: Plan, row: Row) -> None:
         records.write(plan.results / f"{row.name}.csv", found)
 
 
-class Scheduler:
-    """Keeps `jobs` runs going until all have ended or a signal arrives; the first one saves, a second one kills."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+class Scheduler(launcher.Scheduler[Run]):
+    """Brings every run of the plan forward that has not finished."""
 
     def __init__(self, plan: Plan, jobs: int) -> None:
-        self.plan, self.slots = plan, jobs
+        super().__init__(jobs)
+        self.plan = plan
         self.waiting = [run for run in plan.runs if run.state != "finished"]
-        self.active: list[Job] = []
         self.failures = 0
-        self.signum: int | None = None
 
-    def run(self) -> int:
-        """Returns the exit code."""
-        previous = {signum: signal.signal(signum, self._on_signal) for signum in self.SIGNALS}
-        told = time.monotonic()
-        try:
-            while self.active or (self.waiting and self.signum is None):
-                self._start_what_fits()
-                time.sleep(POLL_SECONDS)
-                for job in list(self.active):
-                    self._poll(job)
-                if time.monotonic() - told >= STATUS_SECONDS:
-                    told = time.monotonic()
-                    self._tell_status()
-        finally:
-            for job in self.active:
-                job.stop()
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
-        if self.signum is not None:
-            print("stopped: the same command continues", flush=True)
-            return 128 + self.signum
-        return 1 if self.failures else 0
-
-    def _on_signal(self, signum: int, frame: object) -> None:
-        kill = self.signum is not None
-        self.signum = signum
-        for job in self.active:
-            job.stop(signal.SIGKILL if kill else signal.SIGTERM)
-
-    def _start_what_fits(self) -> None:
-        while self.waiting and len(self.active) < self.slots and self.signum is None:
+    def next_job(self) -> Job[Run] | None:
+        """The next run that nobody else is at and whose folder is its own."""
+        while self.waiting:
             run = self.waiting.pop(0)
             begun = run.state
             try:
@@ -116,17 +84,17 @@ class Scheduler:
                 print(f"{run}: skipped: {reason}", flush=True)
                 self.failures += 1
                 continue
-            self.active.append(job)
-            if self.signum is not None:  # the signal came while the job was being started
-                job.stop()
             print(f"{run}: {'continuing' if begun == 'resumable' else 'starting'}", flush=True)
+            return job
+        return None
 
-    def _poll(self, job: Job) -> None:
-        code = job.poll()
-        if code is None:
-            return
-        self.active.remove(job)
-        run = job.run
+    def unfinished(self) -> bool:
+        """Whether runs wait."""
+        return bool(self.waiting)
+
+    def ended(self, job: Job[Run], code: int) -> None:
+        """Take the results, or say why there are none."""
+        run = job.task
         if job.complete(code):
             run.finish(self.plan.results)
             values = ", ".join(f"{record.metric} {record.value}" for record in run.records())
@@ -138,10 +106,15 @@ class Scheduler:
             print(f"{run}: failed with exit code {code}\n{job.last_words()}", flush=True)
         save(self.plan, run.row)
 
-    def _tell_status(self) -> None:
+    def failed(self) -> bool:
+        """Whether a run failed or had to be skipped."""
+        return self.failures > 0
+
+    def tell(self) -> None:
+        """Steps and time of every active run."""
         for job in self.active:
-            steps, seconds = job.run.progress()
-            print(f"{job.run}: {steps:,} of {job.run.row.steps:,} steps, {seconds:.0f} s", flush=True)
+            steps, seconds = job.task.progress()
+            print(f"{job.task}: {steps:,} of {job.task.row.steps:,} steps, {seconds:.0f} s", flush=True)
 
 
 def report(plan: Plan, console: Console) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from a2c_ppo_acktr import arguments
+from a2c_ppo_acktr import arguments, launcher
 from benchmarks import campaign, curves, records, runs
 from benchmarks.rows import ROWS
 
@@ -37,7 +37,7 @@ def make_record(seed, value, *, row=ROW, finished=True, steps=None):
 
 def make_started_run(tmp_path, row=ROW, seed=1):
     run = runs.Run(row, seed, tmp_path)
-    run.prepare()
+    run.begin()
     run.checkpoint.parent.mkdir(parents=True)
     write_monitor(run.folder / "0.monitor.csv", [(float(i), 50, i) for i in range(150)])
     (run.folder / "progress.csv").write_text("update,step,seconds\n1,2048,1.5\n2,7500,3.25\n")
@@ -142,7 +142,7 @@ def test_a_run_is_new_then_resumable_then_finished(tmp_path):
 
 def test_a_run_that_died_before_its_first_checkpoint_is_set_aside_and_begun_again(tmp_path):
     run = make_started_run(tmp_path)
-    run.prepare()
+    run.begin()
     assert not run.folder.exists()
     assert len(list(run.folder.parent.glob("seed1-dead-*/0.monitor.csv"))) == 1
 
@@ -152,18 +152,18 @@ def test_a_folder_of_another_command_is_never_continued(tmp_path):
     run.checkpoint.touch()
     changed = runs.Run(dataclasses.replace(ROW, steps=5), 1, tmp_path)
     with pytest.raises(runs.Changed, match="begun by another command"):
-        runs.Job(changed)
+        launcher.Job(changed)
 
 
 def test_two_campaigns_do_not_run_the_same_seed_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.Run, "train_command", lambda self: ["sleep", "60"])
-    job = runs.Job(runs.Run(ROW, 1, tmp_path))
-    with pytest.raises(runs.Busy):
-        runs.Job(runs.Run(ROW, 1, tmp_path))
+    job = launcher.Job(runs.Run(ROW, 1, tmp_path))
+    with pytest.raises(launcher.Busy):
+        launcher.Job(runs.Run(ROW, 1, tmp_path))
     job.stop()
     while job.poll() is None:
         time.sleep(0.01)
-    again = runs.Job(runs.Run(ROW, 1, tmp_path))
+    again = launcher.Job(runs.Run(ROW, 1, tmp_path))
     again.stop()
     again.process.wait()
     again.poll()
@@ -173,7 +173,7 @@ def test_an_evaluation_row_trains_then_evaluates_and_an_interrupted_one_does_not
     row = ROWS["a2c-cartpole"]
     monkeypatch.setattr(runs.Run, "train_command", lambda self: ["true"])
     monkeypatch.setattr(runs.Run, "evaluate_command", lambda self: ["sleep", "60"])
-    job = runs.Job(runs.Run(row, 1, tmp_path))
+    job = launcher.Job(runs.Run(row, 1, tmp_path))
     job.process.wait()
     assert job.poll() is None
     job.stop()

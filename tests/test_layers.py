@@ -34,6 +34,8 @@ ALLOWED = {
     "checkpoint": {"utils"},
     "clone": {"checkpoint", "utils"},
     "logger": {"utils"},
+    "launcher": {"utils"},
+    "waiter": set(),
     "presets": set(),
     "arguments": {"algo", "presets", "checkpoint", "utils"},
     "run": {"", "checkpoint", "logger", "utils", "interfaces"},
@@ -82,10 +84,19 @@ def test_an_algorithm_imports_no_environments_logs_arguments_or_files_and_at_mos
     assert imports(Path(PACKAGE, "algo", "base.py")) <= LEARNING | {"collect"}
 
 
+def test_the_package_imports_none_of_the_programs_around_it():
+    around = {"main", "evaluate", "enjoy", "write_and_test", "benchmarks", "tests"}
+    for path in Path(PACKAGE).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not around & {name.split(".")[0] for name in names}, path
+
+
 def test_files_stay_short_enough_to_read():
     long = {
         str(p): n
-        for p in [*Path(PACKAGE).rglob("*.py"), *Path(".").glob("*.py")]
+        for p in [*Path(PACKAGE).rglob("*.py"), *Path(".").glob("*.py"), *Path("write_and_test").glob("*.py")]
         if (n := len(p.read_text().splitlines())) > 330
     }
     assert not long

@@ -1,0 +1,1 @@
+"""Where experiments are set up and trained agents looked at, mostly from notebooks."""
