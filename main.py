@@ -36,7 +36,7 @@ def train(args: arguments.RunConfig) -> None:
         algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda))
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
         collector = algorithm.make_collector(envs, storage)
-        run = Run(arguments.to_plain(args), algorithm, collector, envs.normalizer, resumed)
+        run = Run(arguments.to_plain(args), algorithm, collector, envs.normalizer, resumed, envs.camera)
         stack.callback(run.close)
         run.logger.say(describe(args.env_name, envs))
 
@@ -68,6 +68,7 @@ def make_envs(args: arguments.RunConfig, num_envs: int, seed: int, training: boo
         frame_stack=args.frame_stack,
         clip_actions=args.clip_actions,
         training=training,
+        capture_video=args.capture_video if training else 0,
     )
 
 

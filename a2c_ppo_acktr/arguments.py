@@ -3,10 +3,12 @@
 import argparse
 import dataclasses
 import difflib
+import importlib.util
 import sys
 import types
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from a2c_ppo_acktr import checkpoint
@@ -53,6 +55,16 @@ class RunConfig:
     checkpoint_interval: int = flag(0, "updates between numbered checkpoints that are kept; 0 is none", low=0)
     eval_interval: int | None = flag(None, "updates between evaluations (default: none)", low=1)
     eval_episodes: int = flag(10, "episodes of an evaluation", low=1)
+
+    exp_name: str | None = flag(None, "name of the experiment: begins the run folder's name and groups W&B's runs")
+    config_file_name: str | None = flag(None, "which queued experiment this is; recorded in config.json and W&B")
+    save_subdir: str | None = flag(None, "folder below --save-dir instead of <algo>")
+    save_name: str | None = flag(None, "file name below --save-dir, without .pt, instead of <env-name>")
+    capture_video: int = flag(0, "film every so many episodes of environment 0 into videos/; 0 is none", low=0)
+    track: bool = flag(False, "log to Weights & Biases too, offline where there is no account or connection")
+    wandb_project_name: str = flag("a2c-ppo-acktr", "W&B project")
+    wandb_entity: str | None = flag(None, "W&B user or team (default: the account's own)")
+    upload_video: bool = flag(False, "send films to W&B")
 
     cuda: bool = flag(True, "use the GPU where there is one")
     cuda_deterministic: bool = flag(False, "forbid nondeterministic kernels")
@@ -241,6 +253,7 @@ def _first_pass(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--env-name")
     parser.add_argument("--seed")
     parser.add_argument("--log-dir")
+    parser.add_argument("--exp-name")
     parser.add_argument("--preset")
     parser.add_argument("--resume", "--cont", nargs="?", const="")
     return parser.parse_known_args(argv)[0]
@@ -265,6 +278,10 @@ def _fill(config: type, values: dict[str, Any]) -> Any:
 
 def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
     """Refuse what cannot work; say in one line what has no effect."""
+    for name in ("save_name", "save_subdir"):
+        part = getattr(args, name)
+        if part is not None and (not part or Path(part).is_absolute() or ".." in Path(part).parts):
+            raise UsageError(f"--{name.replace('_', '-')} {part}: expected a name below --save-dir")
     if args.gail:
         raise UsageError("--gail: imitation learning is not part of this version")
     args.config.check(args.num_steps, args.num_processes)
@@ -272,6 +289,13 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
     for field in dataclasses.fields(args.config):
         reasons.pop(field.name, None)
     reasons |= dict.fromkeys(("gail_experts_dir", "gail_batch_size", "gail_epoch"), "has no effect without --gail")
+    if not args.track:
+        for_wandb = ("wandb_project_name", "wandb_entity", "upload_video")
+        reasons |= dict.fromkeys(for_wandb, "has no effect without --track")
+    elif importlib.util.find_spec("wandb") is None:
+        raise UsageError("--track needs the wandb extra: pip install -e '.[wandb]'")
+    if not args.capture_video:
+        reasons["upload_video"] = "has no effect without --capture-video"
     reasons |= args.config.without_effect()
     idle = [f"--{name.replace('_', '-')} {reasons[name]}" for name in explicit if name in reasons]
     if idle:

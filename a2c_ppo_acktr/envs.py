@@ -14,14 +14,17 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.envs.registration import parse_env_id
-from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics
+from gymnasium.wrappers import FlattenObservation
 
+from a2c_ppo_acktr.joint import FilmedEnvs, JointEnvs
 from a2c_ppo_acktr.native import AleEnvs, CartPoleEnvs, EnvPoolEnvs
+from a2c_ppo_acktr.rendering import prepare_rendering
 from a2c_ppo_acktr.subproc import SubprocEnvs
 from a2c_ppo_acktr.utils import UsageError
 from a2c_ppo_acktr.vec_env import DummyEnvs, Envs
 from a2c_ppo_acktr.vec_wrappers import FrameStackEnvs, NormalizedEnvs
-from a2c_ppo_acktr.wrappers import FrameTap, ImageToChannelsFirst, has_channels_last, wrap_atari
+from a2c_ppo_acktr.video import Camera
+from a2c_ppo_acktr.wrappers import ImageToChannelsFirst, has_channels_last, with_statistics, wrap_atari
 
 ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")
 MUJOCO = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w*|Pusher|Reacher|Swimmer|Walker2d)-v\d+$")
@@ -166,8 +169,12 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render_mode:
             env = gym.make(env_id, disable_env_checker=True, **kwargs)
         except (TypeError, gym.error.Error, ImportError) as error:
             raise UsageError(f"--env-name {env_id}: {' '.join(str(error).split())}") from error
-    env = wrap_atari(env) if atari else _wrap_other(env, env_id)
-    return FrameTap(env) if render_mode == "rgb_array" else env
+    modes = env.metadata.get("render_modes", ())
+    if render_mode not in (None, *modes):
+        env.close()
+        known = ", ".join(str(mode) for mode in modes) or "none"
+        raise UsageError(f"--env-name {env_id}: cannot be shown: needs render mode {render_mode} and has {known}")
+    return wrap_atari(env) if atari else _wrap_other(env, env_id)
 
 
 def _wrap_other(env: gym.Env, env_id: str) -> gym.Env:
@@ -178,7 +185,7 @@ def _wrap_other(env: gym.Env, env_id: str) -> gym.Env:
             env.reset()  # connects to the simulator, which announces itself
     if env_id.startswith("MiniGrid-"):
         env = importlib.import_module("minigrid.wrappers").ImgObsWrapper(env)  # the mission is a text
-    env = RecordEpisodeStatistics(env)
+    env = with_statistics(env)
     return ImageToChannelsFirst(env) if has_channels_last(env.observation_space) else env
 
 
@@ -236,6 +243,18 @@ def _make_envpool(env_id: str, num_envs: int, plain: bool, clip_actions: bool) -
     return EnvPoolEnvs(env_id, num_envs, clip_actions)
 
 
+def _make_backend(
+    vec_env: str, factory: Callable[[], gym.Env], env_id: str, num_envs: int, *, plain: bool, clip_actions: bool
+) -> Envs:
+    if vec_env == "native":
+        return _make_native(env_id, num_envs, plain)
+    if vec_env == "envpool":
+        return _make_envpool(env_id, num_envs, plain, clip_actions)
+    if vec_env == "subproc":
+        return SubprocEnvs([factory] * num_envs, min(num_envs, os.cpu_count() or 1), clip_actions)
+    return DummyEnvs([factory] * num_envs, clip_actions)
+
+
 def make_vec_envs(
     env_id: str,
     num_envs: int,
@@ -249,6 +268,7 @@ def make_vec_envs(
     clip_actions: bool | None = None,
     training: bool = True,
     render_mode: str | None = None,
+    capture_video: int = 0,
 ) -> Envs:
     """N environments behind `Envs`, seeded `seed`, `seed + 1`, ...
 
@@ -266,7 +286,10 @@ def make_vec_envs(
             saturate by themselves and whose rewards price the action as it was sent.
         training: False freezes the normalizer and leaves rewards as they are.
         render_mode: as Gymnasium's.
+        capture_video: film every so many episodes of the first environment, then stepped in this process; 0 films none.
     """
+    if capture_video or render_mode == "rgb_array":
+        prepare_rendering()  # before anything that draws is imported
     resolved = resolve(env_id)
     factory = functools.partial(make_env, resolved, env_kwargs, render_mode)
     if clip_actions is None:
@@ -274,15 +297,13 @@ def make_vec_envs(
     plain = not env_kwargs and render_mode is None
     if vec_env == "auto":
         vec_env = choose_backend(resolved, num_envs, plain)
-    envs: Envs
-    if vec_env == "native":
-        envs = _make_native(resolved, num_envs, plain)
-    elif vec_env == "envpool":
-        envs = _make_envpool(resolved, num_envs, plain, clip_actions)
-    elif vec_env == "subproc":
-        envs = SubprocEnvs([factory] * num_envs, min(num_envs, os.cpu_count() or 1), clip_actions)
+    make = functools.partial(_make_backend, vec_env, factory, resolved, plain=plain, clip_actions=clip_actions)
+    if capture_video:
+        first = DummyEnvs([functools.partial(make_env, resolved, env_kwargs, "rgb_array")], clip_actions)
+        envs: Envs = JointEnvs(first, make(num_envs - 1)) if num_envs > 1 else first
+        envs = FilmedEnvs(envs, Camera(capture_video))
     else:
-        envs = DummyEnvs([factory] * num_envs, clip_actions)
+        envs = make(num_envs)
     envs.seed(seed)
     if frame_stack is None:
         frame_stack = ATARI_FRAME_STACK if ATARI.match(resolved) else 1
@@ -301,6 +322,8 @@ def describe(env_id: str, envs: Envs) -> str:
     """What a user should know of the environments before comparing numbers."""
     resolved = resolve(env_id)
     text = f"{resolved}: {envs.num_envs} environments, {BACKENDS[envs.backend]}"
+    if envs.camera is not None and envs.num_envs > 1 and envs.backend != "dummy":
+        text += ", but the filmed one in this process"
     if ATARI.match(resolved):
         sticky = gym.spec(resolved).kwargs["repeat_action_probability"]
         text += f"; frame skip 4, sticky actions {f'with probability {sticky}' if sticky else 'off'}"

@@ -7,7 +7,7 @@ PACKAGE = "a2c_ppo_acktr"
 BOTTOM = {"interfaces", "utils", "spaces", "normalization", "returns"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
 LEARNING = BOTTOM | NETWORKS | {"model", "storage"}
-ENVIRONMENTS = {"vec_env", "vec_wrappers", "subproc", "native", "wrappers", "env_state", "envs"}
+ENVIRONMENTS = {"vec_env", "vec_wrappers", "subproc", "native", "wrappers", "env_state", "envs", "joint"}
 
 ALLOWED = {
     **dict.fromkeys(BOTTOM, BOTTOM),
@@ -15,13 +15,17 @@ ALLOWED = {
     "fused": BOTTOM | NETWORKS,
     "model": BOTTOM | NETWORKS | {"fused"},
     "storage": BOTTOM,
-    **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS),
+    **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS | {"rendering", "video"}),
+    "rendering": set(),
+    "video": {"utils"},
     "collect": BOTTOM | {"storage"},
     "checkpoint": {"utils"},
     "logger": {"utils"},
     "presets": set(),
     "arguments": {"algo", "presets", "checkpoint", "utils"},
-    "run": {"", "checkpoint", "logger", "utils", "interfaces"},
+    "histograms": set(),
+    "tracking": {"histograms"},
+    "run": {"", "checkpoint", "logger", "utils", "interfaces", "histograms", "tracking"},
     "": set(),
 }
 
