@@ -107,13 +107,13 @@ class Camera:
         self.folder: Path | None = None
         self.on_film: Callable[[Path, int], None] | None = None
         self.episode, self.env_steps = 1, 0
-        self.first: np.ndarray | None = None
+        self.early: list[np.ndarray] = []
         self.film: Film | None = None
 
     def start(
         self, folder: Path, *, episodes: int, env_steps: int, on_film: Callable[[Path, int], None] | None = None
     ) -> None:
-        """Say where a run stands, and film the running episode if its first picture was seen.
+        """Say where a run stands, and film the running episode if its beginning was seen.
 
         Args:
             folder: of the films, `episode-<number>-step-<env_steps at its beginning>.mp4`.
@@ -125,14 +125,15 @@ class Camera:
         self.episode, self.env_steps = episodes + 1, env_steps
         for unfinished in folder.glob(".*.tmp"):
             unfinished.unlink()  # of this run, when it was killed
-        if self.first is not None and self.due:
-            self._begin(self.first)
+        if self.early and self.due:
+            self._begin(*self.early)
+        self.early = []
 
     def __call__(self, render: Callable[[], np.ndarray], first: bool, last: bool) -> None:
         """See one moment of the environment; `first` and `last` of its episode."""
         if self.folder is None:
-            if first:
-                self.first = _try(render)
+            self.early = [] if first else self.early
+            self.early.append(_try(render))  # a reset's own steps, such as FIRE in Atari, follow its first picture
             return
         if first:
             self.skip()
@@ -148,10 +149,11 @@ class Camera:
         """Whether the running episode is one to film."""
         return self.episode % self.every == 0
 
-    def _begin(self, picture: np.ndarray) -> None:
+    def _begin(self, *pictures: np.ndarray) -> None:
         assert self.folder is not None
         self.film = Film(self.folder / f"episode-{self.episode}-step-{self.env_steps}.mp4", self.fps)
-        self.film.add(picture)
+        for picture in pictures:
+            self.film.add(picture)
 
     def _end(self) -> None:
         self.episode += 1
@@ -163,14 +165,14 @@ class Camera:
 
     def skip(self) -> None:
         """Do not film the running episode: it has no beginning, or will have no end."""
-        self.first = None
+        self.early = []
         if self.film is not None:
             self.film.discard()
             self.film = None
 
 
 def _try(render: Callable[[], np.ndarray]) -> np.ndarray:
-    """The first picture of a run, when what is missing for pictures shows."""
+    """A picture at the start of a run, when what is missing for pictures shows."""
     try:
         picture = render()
     except Exception as error:  # every simulator has its own way of saying that it cannot draw here
