@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Tracker:
         mailbox: Any = importlib.import_module("wandb.sdk.mailbox")
         self.failures = (self.wandb.errors.Error, mailbox.MailboxClosedError, OSError)
         self.upload_video, self.say, self.later = settings["upload_video"], say, f"wandb sync {folder}/wandb/offline-*"
-        self.id = run_id or self.wandb.util.generate_id()
+        self.id = run_id or secrets.token_hex(4)
         mode = self._mode()
         online = {"resume": "allow"} if mode == "online" else {}
         common = {
@@ -56,6 +57,7 @@ class Tracker:
             self.run = self.wandb.init(mode=mode, **online, **common)
         except self.failures as error:
             self.say(f"W&B cannot be reached ({_first_line(error)}): tracking offline; upload later: {self.later}")
+            self.wandb.teardown()  # the failed attempt holds the id
             self.run = self.wandb.init(mode="offline", **common)
 
     def _mode(self) -> str:
