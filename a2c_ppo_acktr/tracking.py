@@ -39,6 +39,8 @@ class Tracker:
         self.failures = (self.wandb.errors.Error, mailbox.MailboxClosedError, OSError)
         self.upload_video, self.say, self.later = settings["upload_video"], say, f"wandb sync {folder}/wandb/offline-*"
         self.id = run_id or secrets.token_hex(4)
+        flat = {**description, **settings, **settings["config"]}
+        del flat["config"]
         mode = self._mode()
         online = {"resume": "allow"} if mode == "online" else {}
         common = {
@@ -48,7 +50,7 @@ class Tracker:
             "name": folder.resolve().name,
             "id": self.id,
             "dir": str(folder),
-            "config": {**description, **settings},
+            "config": flat,
             "settings": self.wandb.Settings(
                 init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS, console="off", silent=True
             ),
@@ -61,9 +63,9 @@ class Tracker:
             self.run = self.wandb.init(mode="offline", **common)
 
     def _mode(self) -> str:
-        """WANDB_MODE where it is set, online with an account, else offline."""
-        asked = os.environ.get("WANDB_MODE")
-        if asked:
+        """What WANDB_MODE asks for; otherwise, and for online, whether there is an account decides."""
+        asked = os.environ.get("WANDB_MODE", "online")
+        if asked != "online":
             return asked
         self.wandb.setup(self.wandb.Settings(silent=True))
         try:
