@@ -1,4 +1,8 @@
-"""Vectorized environments made of others: several stepped as one, and one of them filmed."""
+"""Vectorized environments made of others: several stepped as one, and one of them filmed.
+
+What steps the others does not change what the first one does, with one exception: beside ALE's native stepping the
+filmed game goes through the wrapper chain, which differs from it as `AleEnvs` says.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -103,7 +107,10 @@ class FilmedEnvs(EnvsWrapper):
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         self.camera.env_steps += self.num_envs
-        return super().step_arrays(actions)
+        step = super().step_arrays(actions)
+        if self.camera.failure is not None:
+            raise self.camera.failure
+        return step
 
     def set_state(self, state: Any) -> None:
         """See `Envs`; the episode that goes on is not filmed, for its beginning is gone."""

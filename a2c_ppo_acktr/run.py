@@ -61,7 +61,8 @@ class Run:
         self.tracker = self._track(self._describe(), resumed if own_folder is not None else None)
         if camera is not None:
             episodes = self.logger.monitor_rows[0]
-            camera.start(self.folder / "videos", episodes=episodes, env_steps=collector.env_steps, on_film=self._film)
+            on_film = self.tracker.film if self.tracker is not None else None
+            camera.start(self.folder / "videos", episodes=episodes, env_steps=collector.env_steps, on_film=on_film)
         if resumed is not None:
             self.logger.say(f"continuing {self.folder} at {collector.env_steps} steps")
             if collector.env_steps >= total:
@@ -108,10 +109,6 @@ class Run:
         run_id = (continued or {}).get("tracking")
         self.logger.tracker = Tracker(self.folder, self.settings, description, run_id, self.logger.say)
         return self.logger.tracker
-
-    def _film(self, path: Path, step: int) -> None:
-        if self.tracker is not None:
-            self.tracker.film(path, step)
 
     def after_update(self, episodes: Iterable[Episode], metrics: Mapping[str, Tensor | float]) -> None:
         """Count the update, take in its episodes and write what is due."""

@@ -109,6 +109,7 @@ class Camera:
         self.episode, self.env_steps = 1, 0
         self.early: list[np.ndarray] = []
         self.film: Film | None = None
+        self.failure: OSError | None = None
 
     def start(
         self, folder: Path, *, episodes: int, env_steps: int, on_film: Callable[[Path, int], None] | None = None
@@ -130,11 +131,21 @@ class Camera:
         self.early = []
 
     def __call__(self, render: Callable[[], np.ndarray], first: bool, last: bool) -> None:
-        """See one moment of the environment; `first` and `last` of its episode."""
+        """See one moment of the environment; `first` and `last` of its episode.
+
+        What went wrong with a file is kept in `failure`, for the environment, which calls this, has not failed.
+        """
         if self.folder is None:
             self.early = [] if first else self.early
             self.early.append(_try(render))  # a reset's own steps, such as FIRE in Atari, follow its first picture
             return
+        try:
+            self._see(render, first, last)
+        except OSError as error:
+            self.failure = error
+            self.skip()
+
+    def _see(self, render: Callable[[], np.ndarray], first: bool, last: bool) -> None:
         if first:
             self.skip()
             if self.due:

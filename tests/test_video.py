@@ -229,6 +229,17 @@ def test_a_crash_leaves_no_half_film(capsys):
     }
 
 
+def test_a_film_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    envs = make_vec_envs("tests.test_video:Picture-v0", 2, seed=5, capture_video=2)
+    envs.reset()
+    envs.camera.start(tmp_path / "file" / "videos", episodes=0, env_steps=0)
+    with pytest.raises(NotADirectoryError):
+        for _ in range(20):
+            envs.step_arrays(np.array([0, 1]))
+    envs.close()
+
+
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
 def test_a_signal_leaves_only_whole_films(tmp_path, sig):
     flags = "--env-name CartPole-v1 --num-env-steps 1e9 --torch-threads 1 --log-dir run --save-dir= --capture-video 1"
