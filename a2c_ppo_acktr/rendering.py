@@ -4,6 +4,7 @@ import ctypes
 import ctypes.util
 import os
 import sys
+from typing import Any
 
 PLATFORM_DEVICE, MOST_DEVICES = 0x313F, 16  # EGL_PLATFORM_DEVICE_EXT of eglext.h
 
@@ -26,6 +27,18 @@ def prepare_rendering() -> None:
             os.environ["MUJOCO_GL"] = "egl"
         elif ctypes.util.find_library("OSMesa") is not None:
             os.environ["MUJOCO_GL"] = "osmesa"
+
+
+def follow(env: Any) -> None:
+    """Turn MuJoCo's pictures to the model's camera `track` where Gymnasium's stands still and the body runs away."""
+    core = env.unwrapped
+    renderer = getattr(core, "mujoco_renderer", None)
+    chosen = (getattr(core, name, None) for name in ("camera_id", "camera_name"))
+    if renderer is None or "trackbodyid" in (renderer.default_cam_config or {}) or any(c is not None for c in chosen):
+        return
+    cameras = [core.model.camera(i).name for i in range(core.model.ncam)]
+    if "track" in cameras:
+        renderer.camera_id = cameras.index("track")
 
 
 def _egl_works() -> bool:

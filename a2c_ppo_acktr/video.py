@@ -73,7 +73,7 @@ class Film:
             self.process.kill()
             self.process.communicate()
             self.process = None
-        self.temporary.unlink(missing_ok=True)
+            self.temporary.unlink(missing_ok=True)
 
     def _failure(self, said: bytes | None = None) -> OSError:
         if said is None and self.process is not None:

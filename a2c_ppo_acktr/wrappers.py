@@ -16,6 +16,8 @@ from stable_baselines3.common.atari_wrappers import (
     WarpFrame,
 )
 
+from a2c_ppo_acktr.rendering import follow
+
 
 class ImageToChannelsFirst(gym.ObservationWrapper):
     """Images `[H, W, C]` become `[C, H, W]`."""
@@ -62,7 +64,10 @@ class FrameTap(gym.Wrapper):
 def with_statistics(env: gym.Env) -> gym.Env:
     """`env` with whole episodes counted and, where it draws pictures, tapped."""
     env = RecordEpisodeStatistics(env)
-    return FrameTap(env) if env.render_mode == "rgb_array" else env
+    if env.render_mode != "rgb_array":
+        return env
+    follow(env)
+    return FrameTap(env)
 
 
 def wrap_atari(env: gym.Env) -> gym.Env:

@@ -203,6 +203,27 @@ def test_every_family_draws_without_a_display(env_id):
     assert any((picture != pictures[0]).any() for picture in pictures[1:])
 
 
+def test_the_camera_follows_a_body_that_runs_away():
+    pytest.importorskip("mujoco")
+    envs = make_vec_envs("HalfCheetah-v5", 1, seed=0, capture_video=1, normalize=False)
+    envs.reset()
+    core = envs.get_attr("unwrapped")[0]
+    core.set_state(np.r_[50.0, core.data.qpos[1:]], core.data.qvel)
+    (picture,) = envs.env_method("render")
+    envs.close()
+    assert (picture[..., 0].astype(int) - picture[..., 2] > 50).sum() > 1000  # the cheetah is tan, the floor is not
+
+
+def test_a_program_that_dies_is_named_and_leaves_no_file():
+    film = Film(Path("film.mp4"), 30)
+    film.add(np.zeros((100, 100, 3), np.uint8))
+    film.process.kill()
+    with pytest.raises(OSError, match=r"film\.mp4"):
+        for _ in range(50):
+            film.add(np.zeros((100, 100, 3), np.uint8))
+    assert not list(Path().iterdir())
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
