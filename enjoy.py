@@ -5,67 +5,49 @@ when it ends.
 """
 
 import contextlib
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from a2c_ppo_acktr import arguments, checkpoint
+from a2c_ppo_acktr import checkpoint, flags
 from a2c_ppo_acktr.collect import finished_episodes
 from a2c_ppo_acktr.interfaces import Step, StepArrays
+from a2c_ppo_acktr.rendering import has_display
 from a2c_ppo_acktr.spaces import UnsupportedSpace
 from a2c_ppo_acktr.utils import UsageError, seed_everything
 from a2c_ppo_acktr.vec_env import EnvironmentCrash
+from a2c_ppo_acktr.video import DEFAULT_FPS, Film
 from evaluate import evaluate, load_agent
 
 FOREVER = 10**9
-DEFAULT_FPS = 30
 
 
-class Film:
-    """RGB pictures `[H, W, 3]` written to a video file as they come; its kind goes by the file's ending.
+def filming(film: Film, num_episodes: int) -> Callable[[Callable[[], np.ndarray], bool, bool], None]:
+    """A camera that puts the first `num_episodes` episodes into one film."""
+    left = num_episodes
 
-    The newest picture is held back, since after an episode's end it is the first of an episode that is not played.
-    """
+    def see(render: Callable[[], np.ndarray], first: bool, last: bool) -> None:
+        nonlocal left
+        if left:
+            film.add(render())
+        left -= last and left > 0
 
-    def __init__(self, path: Path, fps: float) -> None:
-        self.path, self.fps, self.count = path, fps, 0
-        self.temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        self.held: np.ndarray | None = None
-        self.writer: Any = None
+    return see
 
-    def add(self, frame: np.ndarray) -> None:
-        """Take the next picture; sides are cut to even lengths, as video codecs want."""
-        if self.held is not None:
-            if self.writer is None:
-                from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                height, width = self.held.shape[:2]
-                self.writer = FFMPEG_VideoWriter(str(self.temporary), (width, height), self.fps)
-            self.writer.write_frame(self.held)
-            self.count += 1
-        self.held = np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self.writer is not None:
-            self.writer.close()
-            os.replace(self.temporary, self.path)
-            print(f"wrote {self.path}: {self.count} pictures")
+def finish(film: Film) -> None:
+    """Close a film and say where it is."""
+    film.close()
+    print(f"wrote {film.path}: {film.count} pictures")
 
 
 def enjoy(args: Any) -> None:
     """Play the checkpoint that the flags name."""
     path = checkpoint.find(args.load_dir, args.env_name)
-    if (
-        args.video is None
-        and sys.platform == "linux"
-        and not os.environ.get("DISPLAY", os.environ.get("WAYLAND_DISPLAY"))
-    ):
+    if args.video is None and not has_display():
         raise UsageError("there is no display for a window: use --video FILE")
     seed_everything(args.seed)
     render_mode = "human" if args.video is None else "rgb_array"
@@ -83,19 +65,19 @@ def enjoy(args: Any) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.callback(envs.close)
-        if args.video is not None:
-            film = Film(Path(args.video), envs.get_attr("metadata")[0].get("render_fps", DEFAULT_FPS))
-            stack.callback(film.close)
-            envs.set_attr("on_frame", film.add)
         num_episodes = args.num_episodes or (1 if args.video is not None else FOREVER)
+        if args.video is not None:
+            film = Film(Path(args.video), envs.get_attr("metadata")[0].get("render_fps") or DEFAULT_FPS)
+            stack.callback(finish, film)
+            envs.set_attr("camera", filming(film, num_episodes))
         with contextlib.suppress(KeyboardInterrupt):
             evaluate(algorithm, envs, num_episodes, explore=args.non_det, on_step=on_step)
 
 
-def make_parser() -> arguments.Parser:
+def make_parser() -> flags.Parser:
     """The flags."""
-    parser = arguments.Parser(prog="enjoy.py", description=__doc__)
-    reader = arguments.bounded_int
+    parser = flags.Parser(prog="enjoy.py", description=__doc__)
+    reader = flags.bounded_int
     parser.add_argument("--load-dir", default="./trained_models/", help="<save-dir>/<algo>, a run folder or a file")
     parser.add_argument("--env-name", default=None, help="environment (default: the one of the checkpoint)")
     parser.add_argument("--seed", type=reader("--seed", 0), default=1, help="of actions and environment (default: 1)")

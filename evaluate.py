@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from a2c_ppo_acktr import algo, arguments, checkpoint, recording
+from a2c_ppo_acktr import algo, arguments, checkpoint, flags, recording
 from a2c_ppo_acktr.collect import Stepper
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import Step, StepArrays
@@ -128,10 +128,10 @@ def load_agent(
     return algorithm, envs
 
 
-def make_parser() -> arguments.Parser:
+def make_parser() -> flags.Parser:
     """The flags."""
-    parser = arguments.Parser(prog="evaluate.py", description=__doc__)
-    reader = arguments.bounded_int
+    parser = flags.Parser(prog="evaluate.py", description=__doc__)
+    reader = flags.bounded_int
     parser.add_argument("--load-dir", default="./trained_models/", help="<save-dir>/<algo>, a run folder or a file")
     parser.add_argument("--env-name", default=None, help="environment (default: the one of the checkpoint)")
     parser.add_argument("--num-episodes", type=reader("--num-episodes", 1), default=100, help="episodes (default: 100)")
@@ -142,7 +142,7 @@ def make_parser() -> arguments.Parser:
     parser.add_argument(
         "--with-activations", action="store_true", default=False, help="record every layer's output too"
     )
-    parser.add_argument("--action", type=arguments.read_value, default=None, help="always take this action instead")
+    parser.add_argument("--action", type=flags.read_value, default=None, help="always take this action instead")
     parser.add_argument(
         "--evaluate-steps", type=reader("--evaluate-steps", 1), default=None, help="stop after so many steps"
     )

@@ -39,7 +39,7 @@ def train(args: arguments.RunConfig) -> None:
         clone(args, algorithm, envs, resumed)
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
         collector = algorithm.make_collector(envs, storage)
-        run = Run(arguments.to_plain(args), algorithm, collector, envs.normalizer, resumed)
+        run = Run(arguments.to_plain(args), algorithm, collector, envs.normalizer, resumed, envs.camera)
         stack.callback(run.close)
         run.logger.say(describe(args.env_name, envs))
 
@@ -84,6 +84,7 @@ def make_envs(args: arguments.RunConfig, num_envs: int, seed: int, training: boo
         training=training,
         aux_wrapper_kwargs=args.aux_wrapper_kwargs,
         auxiliary_truth_sizes=args.auxiliary_truth_sizes,
+        capture_video=args.capture_video if training else 0,
     )
 
 

@@ -11,8 +11,8 @@ EXTRAS = {
     "minigrid": ["minigrid>=3.0"],
     "minatar": ["minatar>=1.0.15"],
     "envpool": ["envpool>=1.0"],
-    "video": ["moviepy>=2.1", "pygame-ce>=2.5"],
-    "wandb": ["wandb>=0.19"],
+    "video": ["imageio-ffmpeg>=0.6", "pygame-ce>=2.5"],
+    "wandb": ["wandb>=0.31"],
 }
 
 setup(

@@ -1,19 +1,17 @@
 """The command line: run flags, and the flags of the chosen algorithm's Config."""
 
 import argparse
-import ast
-import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import sys
-import types
-import typing
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 from a2c_ppo_acktr import checkpoint
 from a2c_ppo_acktr.algo import ALGORITHMS
-from a2c_ppo_acktr.algo.base import flag
+from a2c_ppo_acktr.flags import Parser, add_flags, flag
 from a2c_ppo_acktr.presets import PRESETS
 from a2c_ppo_acktr.utils import UsageError
 
@@ -69,6 +67,16 @@ class RunConfig:
     eval_interval: int | None = flag(None, "updates between evaluations (default: none)", low=1)
     eval_episodes: int = flag(10, "episodes of an evaluation", low=1)
 
+    exp_name: str | None = flag(None, "name of the experiment: begins the run folder's name and groups W&B's runs")
+    config_file_name: str | None = flag(None, "which queued experiment this is; recorded in config.json and W&B")
+    save_subdir: str | None = flag(None, "folder below --save-dir instead of <algo>")
+    save_name: str | None = flag(None, "file name below --save-dir, without .pt, instead of <env-name>")
+    capture_video: int = flag(0, "film every so many episodes of environment 0 into videos/; 0 is none", low=0)
+    track: bool = flag(False, "log to Weights & Biases too, offline where there is no account or connection")
+    wandb_project_name: str = flag("a2c-ppo-acktr", "W&B project")
+    wandb_entity: str | None = flag(None, "W&B user or team (default: the account's own)")
+    upload_video: bool = flag(False, "send films to W&B")
+
     cuda: bool = flag(True, "use the GPU where there is one")
     cuda_deterministic: bool = flag(False, "forbid nondeterministic kernels")
     torch_threads: int | None = flag(None, "CPU threads (default: 1 for vectors, all cores for images)", low=1)
@@ -80,17 +88,6 @@ class RunConfig:
 
     config: Any = None
     """The algorithm's own Config."""
-
-
-class Parser(argparse.ArgumentParser):
-    """No abbreviations; an error is one line and exit code 2."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what `main` prints."""
-        raise UsageError(message)
 
 
 def parse(argv: Sequence[str] | None = None) -> RunConfig:
@@ -167,99 +164,6 @@ def make_parser(algorithm: str) -> Parser:
     return parser
 
 
-def add_flags(group: Any, config: type, defaults: dict[str, Any], only: set[str] | None = None) -> None:
-    """One flag per field of a dataclass."""
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        if not field.metadata or (only is not None and field.name not in only):
-            continue
-        name, kind, meta = f"--{field.name.replace('_', '-')}", hints[field.name], field.metadata
-        default = defaults.get(field.name, field.default)
-        shown = "" if default is None or isinstance(default, dict | dataclasses._MISSING_TYPE) else default
-        text = meta["help"] + (f" (default: {shown})" if shown != "" and "(default:" not in meta["help"] else "")
-        text = text.replace("%", "%%")
-        if _without_none(kind) is bool:
-            action = "store_true" if default is False else argparse.BooleanOptionalAction
-            group.add_argument(name, action=action, help=text)
-        elif field.name == "resume":
-            group.add_argument(name, "--cont", nargs="?", const="", metavar="RUN", help=text)
-        elif typing.get_origin(kind) is dict:
-            group.add_argument(name, nargs="+", action=KeyValues, metavar="K=V", help=text)
-        elif typing.get_origin(_without_none(kind)) is list:
-            (element,) = typing.get_args(_without_none(kind))
-            group.add_argument(name, nargs="+", type=_reader(name, element, meta), metavar="N", help=text)
-        else:
-            base = _without_none(kind)
-            metavar = "{" + ",".join(meta["choices"]) + "}" if meta["choices"] else base.__name__.upper()
-            group.add_argument(name, type=_reader(name, base, meta), metavar=metavar, help=text)
-
-
-def _without_none(kind: Any) -> Any:
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return next(part for part in typing.get_args(kind) if part is not type(None))
-    return kind
-
-
-def _reader(name: str, kind: type, meta: Any) -> Any:
-    """What argparse calls on the text of a flag: reads, checks bounds and choices."""
-
-    def read(text: str) -> Any:
-        try:
-            value = parse_int(text) if kind is int else kind(text)
-        except ValueError as error:
-            raise UsageError(f"{name} {text}: expected {'an integer' if kind is int else 'a number'}") from error
-        low, high, choices = meta["low"], meta["high"], meta["choices"]
-        if choices and value not in choices:
-            raise UsageError(f"{name} {text}: choose from {', '.join(choices)}")
-        if value != value or (low is not None and value < low) or (high is not None and value > high):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise UsageError(f"{name} {text}: expected {bounds if low is not None else 'a number'}")
-        return value
-
-    return read
-
-
-def bounded_int(name: str, low: int) -> Any:
-    """What argparse calls on the text of an integer flag that has a lower bound."""
-    return _reader(name, int, {"low": low, "high": None, "choices": None})
-
-
-def parse_int(text: str) -> int:
-    """An integer, also as 1e6 or 10_000."""
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer():
-            raise ValueError(text) from None
-        return int(number)
-
-
-class KeyValues(argparse.Action):
-    """`k=v k=v` into a dictionary of numbers, True, False, None, lists, tuples and strings."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Store the dictionary."""
-        pairs = {}
-        for pair in values:
-            key, equals, value = pair.partition("=")
-            if not equals or not key.isidentifier():
-                raise UsageError(f"{option_string} {pair}: expected name=value")
-            pairs[key] = read_value(value)
-        setattr(namespace, self.dest, pairs)
-
-
-def read_value(text: str) -> Any:
-    """A Python literal, else the text itself; in a flat list, words need no quotes."""
-    with contextlib.suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text)
-    if text.startswith("[") and text.endswith("]"):
-        return [read_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
-    with contextlib.suppress(ValueError):
-        return float(text)  # inf and nan, which are no literals
-    return text.strip("'\"")
-
-
 def _first_pass(argv: list[str]) -> argparse.Namespace:
     """What decides which flags there are."""
     parser = Parser(add_help=False)
@@ -267,6 +171,7 @@ def _first_pass(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--env-name")
     parser.add_argument("--seed")
     parser.add_argument("--log-dir")
+    parser.add_argument("--exp-name")
     parser.add_argument("--preset")
     parser.add_argument("--resume", "--cont", nargs="?", const="")
     return parser.parse_known_args(argv)[0]
@@ -296,6 +201,10 @@ def _fill(config: type, values: dict[str, Any]) -> Any:
 
 def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
     """Refuse what cannot work; say in one line what has no effect."""
+    for name in ("save_name", "save_subdir"):
+        part = getattr(args, name)
+        if part is not None and (not part or Path(part).is_absolute() or ".." in Path(part).parts):
+            raise UsageError(f"--{name.replace('_', '-')} {part}: expected a name below --save-dir")
     if args.gail:
         raise UsageError("--gail: imitation learning is not part of this version")
     args.config.check(args.num_steps, args.num_processes)
@@ -305,6 +214,13 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
     reasons |= dict.fromkeys(("gail_experts_dir", "gail_batch_size", "gail_epoch"), "has no effect without --gail")
     if args.clone_parameter_experiment is None:
         reasons["clone_args"] = "has no effect without --clone-parameter-experiment"
+    if not args.track:
+        for_wandb = ("wandb_project_name", "wandb_entity", "upload_video")
+        reasons |= dict.fromkeys(for_wandb, "has no effect without --track")
+    elif importlib.util.find_spec("wandb") is None:
+        raise UsageError("--track needs the wandb extra: pip install -e '.[wandb]'")
+    if not args.capture_video:
+        reasons["upload_video"] = "has no effect without --capture-video"
     reasons |= args.config.without_effect()
     idle = [f"--{name.replace('_', '-')} {reasons[name]}" for name in explicit if name in reasons]
     if idle:

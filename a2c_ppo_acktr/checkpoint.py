@@ -12,6 +12,7 @@ import pickle
 import shutil
 import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,17 @@ def upstream_path(save_dir: str | Path, algo: str, env_name: str) -> Path:
     return Path(save_dir) / algo / f"{file_name(env_name)}.pt"
 
 
-def new_run_folder(log_dir: str | None, env_name: str, algo: str, seed: int) -> Path:
+def run_name(settings: Mapping[str, Any]) -> str:
+    """How the names of the folders of such runs begin; the time follows."""
+    names = (settings.get("exp_name"), settings["env_name"], settings["algo"], str(settings["seed"]))
+    return "".join(f"{file_name(name)}__" for name in names if name)
+
+
+def new_run_folder(settings: Mapping[str, Any]) -> Path:
     """Create the folder of a new run; one that already holds a run gets a sibling, with one line."""
+    log_dir = settings["log_dir"]
     if log_dir is None:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        wanted = Path("runs") / f"{file_name(env_name)}__{algo}__{seed}__{stamp}"
+        wanted = Path("runs") / f"{run_name(settings)}{time.strftime('%Y%m%d-%H%M%S')}"
     else:
         wanted = Path(log_dir).expanduser()
     folder, number = wanted, 1
@@ -129,7 +136,7 @@ def find_resumable(resume: str, wanted: dict[str, str]) -> Path:
         return find(resume, wanted["env_name"])
     if "log_dir" in wanted:
         return find(wanted["log_dir"], None)
-    prefix = f"{file_name(wanted['env_name'])}__{wanted['algo']}__{wanted['seed']}__"
+    prefix = run_name(wanted)
     found = sorted(Path("runs").glob(f"{prefix}*/checkpoints/latest.pt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UsageError(f"--resume: no run folder runs/{prefix}* with a checkpoint; name one")

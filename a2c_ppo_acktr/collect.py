@@ -65,6 +65,7 @@ class Stepper:
         """Observations, carries and, where they can be read, the environments' states."""
         return {
             "envs": self.envs.get_state(),
+            "state_kind": self.envs.state_kind,
             "obs": self.obs,
             "signals": self.signals,
             "carry": self.carry,
@@ -73,7 +74,8 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Continue; returns whether running episodes continue too (else every environment begins a new one)."""
-        if state["envs"] is None or len(state["masks"]) != self.envs.num_envs:
+        fits = state.get("state_kind", self.envs.state_kind) == self.envs.state_kind
+        if state["envs"] is None or len(state["masks"]) != self.envs.num_envs or not fits:
             return False
         self.envs.set_state(state["envs"])
         self.obs, self.signals = to_tensor(state["obs"], self.device), to_tensor(state["signals"], self.device)

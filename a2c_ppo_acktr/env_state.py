@@ -43,7 +43,8 @@ def get_state(env: gym.Env) -> State | None:
         names = WRAPPER_ATTRIBUTES.get(type(env))
         if names is None:
             return None
-        layers.append({name: getattr(env, name) for name in names})
+        if not isinstance(env, FrameTap):  # so that a run is resumed with and without pictures alike
+            layers.append({name: getattr(env, name) for name in names})
         env = env.env
     accessors = _core_accessors(env)
     if accessors is None:
@@ -54,6 +55,7 @@ def get_state(env: gym.Env) -> State | None:
 def set_state(env: gym.Env, state: State) -> None:
     """Inverse of `get_state`, for an environment built the same way that has been reset once."""
     for layer in state["layers"]:
+        env = env.env if isinstance(env, FrameTap) else env
         assert isinstance(env, gym.Wrapper)
         for name, value in layer.items():
             setattr(env, name, value)

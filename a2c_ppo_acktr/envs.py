@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,13 +11,16 @@ from gymnasium import spaces
 
 from a2c_ppo_acktr.families import ATARI, FAMILIES, MUJOCO, NAVIGATION, make_env, resolve
 from a2c_ppo_acktr.interfaces import AUXILIARY
+from a2c_ppo_acktr.joint import FilmedEnvs, JointEnvs
 from a2c_ppo_acktr.native import AleEnvs, CartPoleEnvs, EnvPoolEnvs
 from a2c_ppo_acktr.navigation import NavigationEnvs
+from a2c_ppo_acktr.rendering import prepare_rendering
 from a2c_ppo_acktr.subproc import SubprocEnvs
 from a2c_ppo_acktr.targets import AuxiliaryEnvs
 from a2c_ppo_acktr.utils import UsageError
 from a2c_ppo_acktr.vec_env import DummyEnvs, Envs
 from a2c_ppo_acktr.vec_wrappers import FrameStackEnvs, NormalizedEnvs
+from a2c_ppo_acktr.video import Camera
 
 ATARI_FRAME_STACK = 4
 COSTLY_FAMILIES = ("atari", "dm_control", "pybullet")
@@ -94,6 +97,24 @@ def _make_envpool(env_id: str, num_envs: int, plain: bool, clip_actions: bool) -
     return EnvPoolEnvs(env_id, num_envs, clip_actions)
 
 
+def _make_backend(
+    vec_env: str,
+    factory: Callable[[], gym.Env],
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    plain: bool,
+    clip_actions: bool,
+    num_envs: int,
+) -> Envs:
+    if vec_env == "native":
+        return _make_native(env_id, num_envs, plain, env_kwargs)
+    if vec_env == "envpool":
+        return _make_envpool(env_id, num_envs, plain, clip_actions)
+    if vec_env == "subproc":
+        return SubprocEnvs([factory] * num_envs, min(num_envs, os.cpu_count() or 1), clip_actions)
+    return DummyEnvs([factory] * num_envs, clip_actions)
+
+
 def make_vec_envs(
     env_id: str,
     num_envs: int,
@@ -109,6 +130,7 @@ def make_vec_envs(
     render_mode: str | None = None,
     aux_wrapper_kwargs: dict[str, Any] | None = None,
     auxiliary_truth_sizes: Sequence[int] | None = None,
+    capture_video: int = 0,
 ) -> Envs:
     """N environments behind `Envs`, seeded `seed`, `seed + 1`, ...
 
@@ -128,7 +150,10 @@ def make_vec_envs(
         render_mode: as Gymnasium's.
         aux_wrapper_kwargs: auxiliary targets beside the environment's own (see `AuxiliaryEnvs`).
         auxiliary_truth_sizes: how to cut a flat `info['auxiliary']` into targets.
+        capture_video: film every so many episodes of the first environment, then stepped in this process; 0 films none.
     """
+    if capture_video or render_mode == "rgb_array":
+        prepare_rendering()  # before anything that draws is imported
     resolved = resolve(env_id)
     factory = functools.partial(make_env, resolved, env_kwargs, render_mode, auxiliary_truth_sizes)
     if clip_actions is None:
@@ -136,15 +161,14 @@ def make_vec_envs(
     plain = (not env_kwargs or resolved == NAVIGATION) and render_mode is None and not auxiliary_truth_sizes
     if vec_env == "auto":
         vec_env = choose_backend(resolved, num_envs, plain)
-    envs: Envs
-    if vec_env == "native":
-        envs = _make_native(resolved, num_envs, plain, env_kwargs or {})
-    elif vec_env == "envpool":
-        envs = _make_envpool(resolved, num_envs, plain, clip_actions)
-    elif vec_env == "subproc":
-        envs = SubprocEnvs([factory] * num_envs, min(num_envs, os.cpu_count() or 1), clip_actions)
+    make = functools.partial(_make_backend, vec_env, factory, resolved, env_kwargs or {}, plain, clip_actions)
+    if capture_video:
+        drawn = functools.partial(make_env, resolved, env_kwargs, "rgb_array", auxiliary_truth_sizes)
+        first = DummyEnvs([drawn], clip_actions)
+        envs: Envs = JointEnvs(first, make(num_envs - 1)) if num_envs > 1 else first
+        envs = FilmedEnvs(envs, Camera(capture_video))
     else:
-        envs = DummyEnvs([factory] * num_envs, clip_actions)
+        envs = make(num_envs)
     envs.seed(seed)
     try:
         return _wrap(envs, resolved, gamma, normalize, frame_stack, training, aux_wrapper_kwargs, auxiliary_truth_sizes)
@@ -185,6 +209,8 @@ def describe(env_id: str, envs: Envs) -> str:
     """What a user should know of the environments before comparing numbers."""
     resolved = resolve(env_id)
     text = f"{resolved}: {envs.num_envs} environments, {BACKENDS[envs.backend]}"
+    if envs.camera is not None and envs.num_envs > 1 and envs.backend != "dummy":
+        text += ", but the filmed one in this process"
     if ATARI.match(resolved):
         sticky = gym.spec(resolved).kwargs["repeat_action_probability"]
         text += f"; frame skip 4, sticky actions {f'with probability {sticky}' if sticky else 'off'}"

@@ -13,12 +13,12 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import parse_env_id
-from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics
+from gymnasium.wrappers import FlattenObservation
 
 from a2c_ppo_acktr import navigation
 from a2c_ppo_acktr.targets import DeclareAuxiliary
 from a2c_ppo_acktr.utils import UsageError
-from a2c_ppo_acktr.wrappers import FrameTap, ImageToChannelsFirst, has_channels_last, wrap_atari
+from a2c_ppo_acktr.wrappers import ImageToChannelsFirst, has_channels_last, with_statistics, wrap_atari
 
 ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")
 MUJOCO = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w*|Pusher|Reacher|Swimmer|Walker2d)-v\d+$")
@@ -159,10 +159,13 @@ def make_env(
             env = gym.make(env_id, disable_env_checker=True, **kwargs)
         except (TypeError, gym.error.Error, ImportError) as error:
             raise UsageError(f"--env-name {env_id}: {' '.join(str(error).split())}") from error
+    modes = env.metadata.get("render_modes", ())
+    if render_mode not in (None, *modes):
+        env.close()
+        known = ", ".join(str(mode) for mode in modes) or "none"
+        raise UsageError(f"--env-name {env_id}: cannot be shown: needs render mode {render_mode} and has {known}")
     env = wrap_atari(env) if atari else _wrap_other(env, env_id)
-    if auxiliary_truth_sizes:
-        env = DeclareAuxiliary(env, auxiliary_truth_sizes)
-    return FrameTap(env) if render_mode == "rgb_array" else env
+    return DeclareAuxiliary(env, auxiliary_truth_sizes) if auxiliary_truth_sizes else env
 
 
 def _wrap_other(env: gym.Env, env_id: str) -> gym.Env:
@@ -173,5 +176,5 @@ def _wrap_other(env: gym.Env, env_id: str) -> gym.Env:
             env.reset()  # connects to the simulator, which announces itself
     if env_id.startswith("MiniGrid-"):
         env = importlib.import_module("minigrid.wrappers").ImgObsWrapper(env)  # the mission is a text
-    env = RecordEpisodeStatistics(env)
+    env = with_statistics(env)
     return ImageToChannelsFirst(env) if has_channels_last(env.observation_space) else env

@@ -1,4 +1,4 @@
-"""What a run tells: console, CSV files and TensorBoard."""
+"""What a run tells: console, CSV files, TensorBoard and, through its tracker, W&B."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class Logger:
                 path.write_text(f"#{header}\nr,l,t\n")
             self.monitors.append(path.open("a"))
         self.tensorboard = SummaryWriter(str(folder), purge_step=self.step if self.step else None)
+        self.tracker: Any = None
         self.console = Console(highlight=False)
         self.bar: Progress | None = None
         if self.console.is_terminal:
@@ -104,9 +105,34 @@ class Logger:
         metrics = charts | metrics
         for tag, value in metrics.items():
             self.tensorboard.add_scalar(tag, value, step)
+        if self.tracker is not None:
+            self.tracker.scalars(metrics, step)
         self._write_progress({"update": update, "step": step, "seconds": round(self.seconds, 3)} | metrics)
         self._tell(metrics, update, step, returns)
         self.flush()
+
+    def describe(self, settings: dict[str, Any]) -> None:
+        """The settings as a table on TensorBoard's page of texts."""
+        flat = settings | settings["config"]
+        rows = [f"|{name}|{value}|" for name, value in flat.items() if name != "config"]
+        self.tensorboard.add_text("hyperparameters", "\n".join(["|name|value|", "|-|-|", *rows]), self.step)
+
+    def histograms(self, histograms: Mapping[str, Any], step: int) -> None:
+        """Distributions (see `histograms.py`) under their tags."""
+        for tag, one in histograms.items():
+            self.tensorboard.add_histogram_raw(
+                tag,
+                min=one.edges[0],
+                max=one.edges[-1],
+                num=one.counts.sum(),
+                sum=one.total,
+                sum_squares=one.squares,
+                bucket_limits=one.edges[1:].tolist(),
+                bucket_counts=one.counts.tolist(),
+                global_step=step,
+            )
+        if self.tracker is not None:
+            self.tracker.histograms(histograms, step)
 
     def _tell(self, metrics: dict[str, float], update: int, step: int, returns: list[float]) -> None:
         if self.bar is not None:
@@ -174,14 +200,16 @@ class Logger:
             "recent": [list(episode) for episode in self.recent],
         }
 
-    def close(self) -> None:
-        """Close files and bar."""
+    def close(self, exit_code: int = 0) -> None:
+        """Close files and bar, and end what is tracked."""
         if self.bar is not None:
             self.bar.update(self.task, completed=self.step)
             self.bar.stop()
         for monitor in self.monitors:
             monitor.close()
         self.tensorboard.close()
+        if self.tracker is not None:
+            self.tracker.close(exit_code)
 
 
 def _keep_rows(path: Path, header_lines: int, rows: int) -> tuple[list[str], int]:

@@ -18,7 +18,7 @@ from a2c_ppo_acktr.vec_env import Envs, to_env_actions
 class NativeEnvs(Envs):
     """What both kinds share: returns and lengths of running episodes, and no environment objects to reach into."""
 
-    backend = "native"
+    backend = state_kind = "native"
 
     def __init__(self, num_envs: int, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         self.signal_spaces, self._signals = {}, {}

@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from a2c_ppo_acktr import __version__, checkpoint
+from a2c_ppo_acktr import __version__, checkpoint, histograms
 from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.logger import Clock, Logger
+from a2c_ppo_acktr.tracking import Tracker
 from a2c_ppo_acktr.utils import get_rng_state, set_rng_state
 
 LINE_SECONDS, CHECKPOINT_SECONDS, BEST_SECONDS = 1.0, 60.0, 10.0
@@ -35,29 +37,39 @@ class Run:
         collector: what steps its environments.
         normalizer: running statistics of observations, or None.
         resumed: contents of a checkpoint, or None.
+        camera: what films the first environment, or None.
     """
 
     def __init__(
-        self, settings: dict[str, Any], algorithm: Any, collector: Any, normalizer: Any, resumed: dict[str, Any] | None
+        self,
+        settings: dict[str, Any],
+        algorithm: Any,
+        collector: Any,
+        normalizer: Any,
+        resumed: dict[str, Any] | None,
+        camera: Any = None,
     ) -> None:
         self.settings, self.algorithm, self.collector, self.normalizer = settings, algorithm, collector, normalizer
         self.update, self.best = 0, -math.inf
         self.metrics: Mapping[str, Tensor | float] = {}
         own_folder = checkpoint.run_folder_of(settings["resume"]) if resumed is not None else None
-        self.folder = own_folder or checkpoint.new_run_folder(
-            settings["log_dir"], settings["env_name"], settings["algo"], settings["seed"]
-        )
+        self.folder = own_folder or checkpoint.new_run_folder(settings)
         episodes_continue = resumed is None or self._restore(resumed)
         logger_state = resumed["logger"] if resumed is not None else None
         total = settings["num_env_steps"]
         self.logger = Logger(self.folder, settings["env_name"], collector.num_envs, total, logger_state)
-        self._describe()
+        self.tracker = self._track(self._describe(), resumed if own_folder is not None else None)
+        if camera is not None:
+            episodes = self.logger.monitor_rows[0]
+            on_film = self.tracker.film if self.tracker is not None else None
+            camera.start(self.folder / "videos", episodes=episodes, env_steps=collector.env_steps, on_film=on_film)
         if resumed is not None:
             self.logger.say(f"continuing {self.folder} at {collector.env_steps} steps")
             if collector.env_steps >= total:
                 self.logger.say(f"nothing is left of its {total} steps: raise --num-env-steps to go on")
         if not episodes_continue:
             self.logger.say("the environments' states cannot be restored: every running episode begins anew")
+        self.histogram_clock = histograms.HistogramClock()
         self.line_clock = Clock(settings["log_interval"], LINE_SECONDS)
         self.save_clock = Clock(settings["save_interval"], CHECKPOINT_SECONDS)
         self.best_clock = Clock(None, BEST_SECONDS)
@@ -67,7 +79,8 @@ class Run:
         """The newest checkpoint."""
         return self.folder / "checkpoints" / "latest.pt"
 
-    def _describe(self) -> None:
+    def _describe(self) -> dict[str, Any]:
+        """Write what the run is, and return it."""
         packages: dict[str, str | None] = {}
         for name in RECORDED_PACKAGES:
             try:
@@ -76,16 +89,26 @@ class Run:
                 packages[name] = None
         command = shlex.join(sys.argv)
         description = {
-            "settings": self.settings,
             "command": command,
             "version": __version__,
             "commit": _commit(),
             "python": platform.python_version(),
             "packages": packages,
         }
-        (self.folder / "config.json").write_text(json.dumps(description, indent=2, default=str) + "\n")
+        text = json.dumps({"settings": self.settings, **description}, indent=2, default=str)
+        (self.folder / "config.json").write_text(text + "\n")
         with (self.folder / "command.txt").open("a") as file:
             file.write(command + "\n")
+        self.logger.describe(self.settings | description)
+        return description
+
+    def _track(self, description: dict[str, Any], continued: dict[str, Any] | None) -> Tracker | None:
+        """W&B's side of the run, where --track asks for it; `continued` is the checkpoint whose run goes on."""
+        if not self.settings["track"]:
+            return None
+        run_id = (continued or {}).get("tracking")
+        self.logger.tracker = Tracker(self.folder, self.settings, description, run_id, self.logger.say)
+        return self.logger.tracker
 
     def after_update(self, episodes: Iterable[Episode], metrics: Mapping[str, Tensor | float]) -> None:
         """Count the update, take in its episodes and write what is due."""
@@ -94,6 +117,8 @@ class Run:
         self.logger.episodes(episodes, self.collector.env_steps)
         if self.line_clock.due(self.update):
             self.write_line()
+        if self.histogram_clock.due():
+            self.write_histograms()
         if self.settings["eval_interval"] is None:
             mean_return = self.logger.mean_return()
             if mean_return is not None and mean_return > self.best and self.best_clock.due(self.update):
@@ -127,6 +152,12 @@ class Run:
         """Write the latest metrics."""
         self.logger.write(self._finite_metrics(), self.update, self.collector.env_steps)
 
+    def write_histograms(self) -> None:
+        """Write how the numbers in the networks are distributed."""
+        before = time.monotonic()
+        self.logger.histograms(histograms.of_learner(self.algorithm), self.collector.env_steps)
+        self.histogram_clock.took(time.monotonic() - before)
+
     def _finite_metrics(self) -> dict[str, float]:
         """Metrics as numbers.
 
@@ -148,8 +179,9 @@ class Run:
         target = path or self.latest
         checkpoint.save(target, self.state_dict())
         if path is None and self.settings["save_dir"]:
-            names = (self.settings["save_dir"], self.settings["algo"], self.settings["env_name"])
-            checkpoint.copy(target, checkpoint.upstream_path(*names))
+            folder = self.settings["save_subdir"] or self.settings["algo"]
+            name = self.settings["save_name"] or self.settings["env_name"]
+            checkpoint.copy(target, checkpoint.upstream_path(self.settings["save_dir"], folder, name))
 
     def _save_best(self, mean_return: float) -> None:
         self.best = mean_return
@@ -160,6 +192,7 @@ class Run:
         if self.metrics:
             if not interrupted:
                 self.write_line()
+                self.write_histograms()
             self.save()
         mean_return = self.logger.mean_return()
         if mean_return is not None and mean_return > self.best and self.settings["eval_interval"] is None:
@@ -179,8 +212,8 @@ class Run:
         self.logger.table(rows)
 
     def close(self) -> None:
-        """Close the logger, however the run ended."""
-        self.logger.close()
+        """Close the logger, however the run ended; a tracked run that did not `finish` counts as failed."""
+        self.logger.close(exit_code=1)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run continues from."""
@@ -191,6 +224,7 @@ class Run:
             "normalizer": self.normalizer.state_dict() if self.normalizer is not None else None,
             "logger": self.logger.state_dict(),
             "rng": get_rng_state(),
+            "tracking": self.tracker.id if self.tracker is not None else None,
             "update": self.update,
             "best": self.best,
         }

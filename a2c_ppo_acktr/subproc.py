@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from a2c_ppo_acktr.interfaces import EndedArrays, StepArrays, Tree
+from a2c_ppo_acktr.interfaces import StepArrays, Tree
 from a2c_ppo_acktr.spaces import concatenate
-from a2c_ppo_acktr.vec_env import DummyEnvs, EnvFactory, EnvironmentCrash, Envs
+from a2c_ppo_acktr.vec_env import DummyEnvs, EnvFactory, EnvironmentCrash, Envs, join_steps
 
 
 def _work(pipe: Any, factories: Sequence[EnvFactory], clip_actions: bool) -> None:
@@ -100,31 +100,9 @@ class SubprocEnvs(Envs):
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         steps: list[StepArrays] = self._each("step_arrays", lambda part: (actions[part],))
-        self._signals = concatenate([step.signals for step in steps])
-        return StepArrays(
-            concatenate([step.obs for step in steps]),
-            np.concatenate([step.reward for step in steps]),
-            np.concatenate([step.terminated for step in steps]),
-            np.concatenate([step.truncated for step in steps]),
-            self._join_ended(steps),
-            self.signals,
-        )
-
-    def _join_ended(self, steps: list[StepArrays]) -> EndedArrays | None:
-        parts = [
-            step.ended._replace(indices=step.ended.indices + part.start)
-            for step, part in zip(steps, self._slices, strict=True)
-            if step.ended is not None
-        ]
-        if not parts:
-            return None
-        return EndedArrays(
-            np.concatenate([part.indices for part in parts]),
-            concatenate([part.final_obs for part in parts]),
-            np.concatenate([part.returns for part in parts]),
-            np.concatenate([part.lengths for part in parts]),
-            concatenate([part.final_signals for part in parts]),
-        )
+        step = join_steps(steps)
+        self._signals = step.signals
+        return step
 
     def get_state(self) -> Any:
         """See `Envs`."""

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from a2c_ppo_acktr import env_state
 from a2c_ppo_acktr.interfaces import EndedArrays, EnvSpaces, StepArrays, Tree
 from a2c_ppo_acktr.normalization import Normalizer
-from a2c_ppo_acktr.spaces import assign, empty_arrays, index
+from a2c_ppo_acktr.spaces import assign, concatenate, empty_arrays, index
 
 EnvFactory = Callable[[], gym.Env]
 
@@ -32,8 +32,12 @@ class Envs(VecEnv):
     signal_spaces: dict[str, spaces.Space]
     _signals: dict[str, Tree]
     normalizer: Normalizer | None = None
+    camera: Any = None
+    """What films the first environment (see `video.Camera`), or None."""
     backend: str
     """How the environments are stepped: native, dummy or subproc."""
+    state_kind = "one by one"
+    """States of one kind fit all backends of that kind; one by one, they are a list of single environments' states."""
 
     @property
     def signals(self) -> dict[str, Tree]:
@@ -206,6 +210,24 @@ class DummyEnvs(Envs):
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         """Whether each environment has such a wrapper."""
         return [_is_wrapped(self.envs[i], wrapper_class) for i in self._get_indices(indices)]
+
+
+def join_steps(steps: Sequence[StepArrays]) -> StepArrays:
+    """One step of all environments from steps of consecutive parts of them."""
+    parts, start = [], 0
+    for step in steps:
+        if step.ended is not None:
+            parts.append(step.ended._replace(indices=step.ended.indices + start))
+        start += len(step.reward)
+    ended = EndedArrays(*(concatenate(columns) for columns in zip(*parts, strict=True))) if parts else None
+    return StepArrays(
+        concatenate([step.obs for step in steps]),
+        np.concatenate([step.reward for step in steps]),
+        np.concatenate([step.terminated for step in steps]),
+        np.concatenate([step.truncated for step in steps]),
+        ended,
+        concatenate([step.signals for step in steps]),
+    )
 
 
 def _is_wrapped(env: gym.Env, wrapper_class: type) -> bool:

@@ -18,7 +18,8 @@ class EnvsWrapper(Envs):
     def __init__(self, envs: Envs, observation_space: spaces.Space | None = None) -> None:
         self.envs = envs
         self.signal_spaces = envs.signal_spaces
-        self.normalizer, self.backend = envs.normalizer, envs.backend
+        self.normalizer, self.camera = envs.normalizer, envs.camera
+        self.backend, self.state_kind = envs.backend, envs.state_kind
         super().__init__(envs.num_envs, observation_space or envs.observation_space, envs.action_space)
 
     @property

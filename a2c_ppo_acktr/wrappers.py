@@ -16,6 +16,8 @@ from stable_baselines3.common.atari_wrappers import (
     WarpFrame,
 )
 
+from a2c_ppo_acktr.rendering import follow
+
 
 class ImageToChannelsFirst(gym.ObservationWrapper):
     """Images `[H, W, C]` become `[C, H, W]`."""
@@ -34,27 +36,38 @@ class ImageToChannelsFirst(gym.ObservationWrapper):
 
 
 class FrameTap(gym.Wrapper):
-    """Hands every picture, after resets and steps alike, to `on_frame` while that is set."""
+    """Shows each moment to `camera(render, first, last)` while that is set; `render()` draws where it wants a picture.
+
+    It sits outside the statistics of whole episodes and inside whatever cuts those, so that an episode of `length`
+    steps has `length + 1` moments, lost lives and the steps of other wrappers included.
+    """
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
-        self.on_frame: Callable[[Any], None] | None = None
+        self.camera: Callable[[Callable[[], Any], bool, bool], None] | None = None
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """See `gym.Env`."""
         result = self.env.reset(**kwargs)
-        self._show()
+        if self.camera is not None:
+            self.camera(self.env.render, True, False)
         return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """See `gym.Env`."""
         result = self.env.step(action)
-        self._show()
+        if self.camera is not None:
+            self.camera(self.env.render, False, bool(result[2] or result[3]))
         return result
 
-    def _show(self) -> None:
-        if self.on_frame is not None:
-            self.on_frame(self.env.render())
+
+def with_statistics(env: gym.Env) -> gym.Env:
+    """`env` with whole episodes counted and, where it draws pictures, tapped."""
+    env = RecordEpisodeStatistics(env)
+    if env.render_mode != "rgb_array":
+        return env
+    follow(env)
+    return FrameTap(env)
 
 
 def wrap_atari(env: gym.Env) -> gym.Env:
@@ -63,8 +76,7 @@ def wrap_atari(env: gym.Env) -> gym.Env:
     No-op reset, skip of 4 with the maximum of the last two frames, statistics of the whole game, one episode per life,
     fire reset where the game has that action, 84x84 grey, rewards clipped to their sign.
     """
-    env = RecordEpisodeStatistics(MaxAndSkipEnv(NoopResetEnv(env, noop_max=30), skip=4))
-    env = EpisodicLifeEnv(env)
+    env = EpisodicLifeEnv(with_statistics(MaxAndSkipEnv(NoopResetEnv(env, noop_max=30), skip=4)))
     emulator: Any = env.unwrapped
     if "FIRE" in emulator.get_action_meanings():
         env = FireResetEnv(env)

@@ -3,10 +3,13 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 import pytest
 import torch
+
+from a2c_ppo_acktr.rendering import prepare_rendering
+
+prepare_rendering()  # before any test imports what draws
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -115,12 +116,13 @@ def test_enjoy_writes_a_film_and_prints_every_return(trained, capsys):
     lines = capsys.readouterr().out.splitlines()
     lengths = [int(line.split()[-1]) for line in lines if line.startswith("episode")]
     assert len(lengths) == 2
-    from moviepy import VideoFileClip
-
-    with VideoFileClip("films/cart.mp4") as film:
-        assert film.size == [600, 400]
-        assert film.n_frames == pytest.approx(sum(lengths) + 2, abs=1)  # every episode shows its first observation
-        assert film.get_frame(0).std() > 1
+    film = cv2.VideoCapture("films/cart.mp4")
+    pictures = []
+    while (read := film.read())[0]:
+        pictures.append(read[1])
+    assert len(pictures) == sum(lengths) + 2  # every episode shows its first observation
+    assert pictures[0].shape == (400, 600, 3)
+    assert pictures[0].std() > 1
     assert [path.name for path in Path("films").iterdir()] == ["cart.mp4"]
 
 

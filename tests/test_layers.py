@@ -4,20 +4,11 @@ import ast
 from pathlib import Path
 
 PACKAGE = "a2c_ppo_acktr"
-BOTTOM = {"interfaces", "utils", "spaces", "normalization", "returns"}
+BOTTOM = {"interfaces", "utils", "flags", "spaces", "normalization", "returns"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
 LEARNING = BOTTOM | NETWORKS | {"bases", "auxiliary", "model", "storage"}
-ENVIRONMENTS = {
-    "vec_env",
-    "vec_wrappers",
-    "subproc",
-    "native",
-    "wrappers",
-    "targets",
-    "env_state",
-    "families",
-    "envs",
-} | {"arena", "navigation"}
+STEPPING = {"vec_env", "vec_wrappers", "subproc", "native", "joint", "arena", "navigation"}
+ENVIRONMENTS = STEPPING | {"wrappers", "targets", "env_state", "families", "envs"}
 
 ALLOWED = {
     **dict.fromkeys(BOTTOM, BOTTOM),
@@ -27,7 +18,9 @@ ALLOWED = {
     "auxiliary": BOTTOM | {"bases"},
     "model": BOTTOM | NETWORKS | {"fused", "bases", "auxiliary"},
     "storage": BOTTOM,
-    **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS),
+    **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS | {"rendering", "video"}),
+    "rendering": set(),
+    "video": {"utils"},
     "collect": BOTTOM | {"storage"},
     "record": BOTTOM | {"collect"},
     "recording": BOTTOM | {"record"},
@@ -37,8 +30,10 @@ ALLOWED = {
     "launcher": {"utils"},
     "waiter": set(),
     "presets": set(),
-    "arguments": {"algo", "presets", "checkpoint", "utils"},
-    "run": {"", "checkpoint", "logger", "utils", "interfaces"},
+    "arguments": {"algo", "presets", "checkpoint", "utils", "flags"},
+    "histograms": set(),
+    "tracking": {"histograms"},
+    "run": {"", "checkpoint", "logger", "utils", "interfaces", "histograms", "tracking"},
     "": set(),
 }
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
-from a2c_ppo_acktr import arguments, launcher
+from a2c_ppo_acktr import arguments, flags, launcher
 from a2c_ppo_acktr.launcher import Busy, Job
 from a2c_ppo_acktr.utils import UsageError
 from write_and_test import settings as plain_settings
@@ -190,9 +190,9 @@ class Scheduler(launcher.Scheduler[Attempt]):
         print(f"{sum(row.state in ('waiting', 'resumable') for row in rows)} experiments wait", flush=True)
 
 
-def make_parser() -> arguments.Parser:
+def make_parser() -> flags.Parser:
     """The command line; flags of main.py that follow `add` are left over."""
-    parser = arguments.Parser(prog="experiments.py", description="Queues of experiments.")
+    parser = flags.Parser(prog="experiments.py", description="Queues of experiments.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{add,run,status}")
     add = commands.add_parser("add", help="add a cross product of settings", usage="%(prog)s QUEUE [flags of main.py]")
     add.add_argument("queue", metavar="QUEUE", help="folder")
@@ -200,11 +200,9 @@ def make_parser() -> arguments.Parser:
     add.add_argument("--name", default="", help="in front of the names of these experiments")
     run = commands.add_parser("run", help="run what is left; the same command continues")
     run.add_argument("queue", metavar="QUEUE", help="folder")
-    run.add_argument("--slots", type=arguments.bounded_int("--slots", 1), default=2, help="runs at once (default: 2)")
-    run.add_argument(
-        "--retries", type=arguments.bounded_int("--retries", 0), default=1, help="of what failed (default: 1)"
-    )
-    run.add_argument("--timeout", type=arguments.bounded_int("--timeout", 1), default=None, help="seconds per attempt")
+    run.add_argument("--slots", type=flags.bounded_int("--slots", 1), default=2, help="runs at once (default: 2)")
+    run.add_argument("--retries", type=flags.bounded_int("--retries", 0), default=1, help="of what failed (default: 1)")
+    run.add_argument("--timeout", type=flags.bounded_int("--timeout", 1), default=None, help="seconds per attempt")
     run.add_argument("--gpus", default="", help="such as 0,1: spread the runs over them")
     commands.add_parser("status", help="print the table").add_argument("queue", metavar="QUEUE", help="folder")
     return parser
@@ -217,29 +215,29 @@ def read_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, values = text.partition("=")
         if not key or not equals or not values:
             raise UsageError(f"--vary {text}: expected setting=value,value")
-        vary[key.replace("-", "_")] = [arguments.read_value(one) for one in re.split(r",(?![^\[]*\])", values)]
+        vary[key.replace("-", "_")] = [flags.read_value(one) for one in re.split(r",(?![^\[]*\])", values)]
     return vary
 
 
-def add_command(queue: Queue, vary: dict[str, list[Any]], name: str, flags: list[str]) -> None:
+def add_command(queue: Queue, vary: dict[str, list[Any]], name: str, argv: list[str]) -> None:
     """What `add` does."""
-    finder = arguments.Parser(add_help=False)
+    finder = flags.Parser(add_help=False)
     finder.add_argument("--algo", default=vary.get("algo", [arguments.RunConfig.algo])[0])
-    algo = finder.parse_known_args(flags)[0].algo
-    names = queue.add(product(arguments.read_flags(algo, flags), vary), name)
+    algo = finder.parse_known_args(argv)[0].algo
+    names = queue.add(product(arguments.read_flags(algo, argv), vary), name)
     print("\n".join(names))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
-        options, flags = make_parser().parse_known_args(argv)
+        options, rest = make_parser().parse_known_args(argv)
         queue = Queue(options.queue)
         if options.command == "add":
-            add_command(queue, read_vary(options.vary), options.name, flags)
+            add_command(queue, read_vary(options.vary), options.name, rest)
             return 0
-        if flags:
-            raise UsageError(f"{flags[0]}: unknown to {options.command}")
+        if rest:
+            raise UsageError(f"{rest[0]}: unknown to {options.command}")
         code = 0
         if options.command == "run":
             gpus = [gpu for gpu in options.gpus.split(",") if gpu]

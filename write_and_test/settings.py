@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from a2c_ppo_acktr import arguments, checkpoint
+from a2c_ppo_acktr import arguments, checkpoint, flags
 from a2c_ppo_acktr.utils import UsageError
 
 Settings = dict[str, Any]
@@ -80,11 +80,11 @@ def to_flags(settings: Settings) -> list[str]:
 
 
 def _entry_text(value: Any) -> str:
-    """A value of a dictionary as `arguments.read_value` reads it back."""
+    """A value of a dictionary as `flags.read_value` reads it back."""
     if isinstance(value, list):
         return "[" + ",".join(_entry_text(inner) for inner in value) + "]"
     text = str(value)
-    return f"'{text}'" if isinstance(value, str) and arguments.read_value(text) != value else text
+    return f"'{text}'" if isinstance(value, str) and flags.read_value(text) != value else text
 
 
 def validate(settings: Settings) -> arguments.RunConfig:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, flag, make_optimizer, make_policy
+from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, make_optimizer, make_policy
+from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.returns import explained_variance, normalize
 from a2c_ppo_acktr.storage import RolloutStorage

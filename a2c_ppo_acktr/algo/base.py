@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from a2c_ppo_acktr.auxiliary import parse_heads
 from a2c_ppo_acktr.bases import BASES, find_base
 from a2c_ppo_acktr.collect import Collector
+from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import AUXILIARY, Decision, EnvSpaces, Step, Tree
 from a2c_ppo_acktr.model import Policy
 from a2c_ppo_acktr.storage import RolloutStorage
@@ -19,14 +20,6 @@ from a2c_ppo_acktr.utils import UsageError
 
 if TYPE_CHECKING:
     from a2c_ppo_acktr.envs import Envs
-
-
-def flag(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: Any = None) -> Any:
-    """A dataclass field that becomes a command-line flag; `low` and `high` bound its value (inclusive)."""
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass

@@ -1,0 +1,58 @@
+"""Distributions of the numbers in a learner's networks, at a clock that bounds what they cost."""
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+BINS = 64
+SECONDS, LARGEST_SHARE = 60.0, 0.005
+
+
+class Histogram(NamedTuple):
+    """Counts between edges, and the moments that TensorBoard shows beside them."""
+
+    counts: np.ndarray
+    """[B]"""
+    edges: np.ndarray
+    """[B + 1]"""
+    total: float
+    squares: float
+
+
+class HistogramClock:
+    """Due every `SECONDS`, less often where making them takes more than `LARGEST_SHARE` of the time."""
+
+    def __init__(self) -> None:
+        self.next = time.monotonic() + SECONDS
+
+    def due(self) -> bool:
+        """Whether to make them now."""
+        return time.monotonic() >= self.next
+
+    def took(self, seconds: float) -> None:
+        """Wait as long as making them allows."""
+        self.next = time.monotonic() + max(SECONDS, seconds / LARGEST_SHARE)
+
+
+def of_learner(learner: Any) -> dict[str, Histogram]:
+    """`parameters/<name>`, and `gradients/<name>` of the last minibatch, of every network that `learner` holds."""
+    found: dict[str, Histogram] = {}
+    for name, network in vars(learner).items():
+        if not isinstance(network, nn.Module):
+            continue
+        for inner, parameter in network.named_parameters():
+            tensors = {"parameters": parameter, "gradients": parameter.grad}
+            for kind, tensor in tensors.items():
+                if tensor is not None:
+                    found[f"{kind}/{name}.{inner}"] = of_tensor(tensor)
+    return found
+
+
+def of_tensor(tensor: Tensor) -> Histogram:
+    """The distribution of a tensor's finite numbers."""
+    values = tensor.detach().float().cpu().numpy().ravel()
+    values = values[np.isfinite(values)]
+    counts, edges = np.histogram(values, BINS)
+    return Histogram(counts, edges, float(values.sum()), float(np.dot(values, values)))
