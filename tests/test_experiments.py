@@ -17,6 +17,7 @@ from rich.console import Console
 from a2c_ppo_acktr import arguments, launcher, waiter
 from a2c_ppo_acktr.utils import UsageError
 from write_and_test import experiments
+from write_and_test.experiment import Attempt, Settled
 from write_and_test.experiments import Queue, product
 from write_and_test.settings import LONGEST_NAME, to_flags, to_plain
 
@@ -129,7 +130,7 @@ def test_a_bad_setting_is_one_line_that_names_it_and_nothing_is_added(tmp_path, 
     with pytest.raises(UsageError, match=f"^{message}") as caught:
         queue.add([CARTPOLE, {**CARTPOLE, **bad}])
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("queue/*"))
+    assert not queue.folder.exists()
 
 
 # the queue
@@ -178,11 +179,11 @@ def test_a_different_experiment_of_the_same_name_is_refused_and_nothing_is_added
 
 def test_an_addition_that_is_killed_at_any_file_leaves_whole_ones_and_can_be_repeated(tmp_path, monkeypatch):
     queue, settings = Queue(tmp_path / "queue"), product(CARTPOLE, {"seed": range(1, 5)})
-    flush = os.fsync
+    flushed = []
 
     def die_at_the_third(descriptor):
-        flush(descriptor)
-        if len(list(queue.folder.glob("*.json"))) == 2:
+        flushed.append(descriptor)
+        if len(flushed) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
@@ -235,6 +236,17 @@ def test_two_schedulers_share_a_queue_and_start_nothing_twice(tmp_path, run_inst
     assert [scheduler.exitcode for scheduler in schedulers] == [0, 0]
     assert traces(queue, "begun") == traces(queue, "done") == [1] * 6
     assert [row.attempts for row in queue.status()] == [1] * 6
+
+
+def test_an_experiment_that_was_finished_meanwhile_is_not_begun(tmp_path, run_instead):
+    run_instead(ONCE)
+    queue = make_queue(tmp_path)
+    seen_before = queue.experiments()[0]
+    assert queue.run() == 0
+    with pytest.raises(Settled):
+        launcher.Job(Attempt(seen_before, retries=1, timeout=None))
+    assert not launcher.is_held(seen_before.lock_file)
+    assert traces(queue, "begun") == [1]
 
 
 def test_every_run_happens_once_although_schedulers_are_killed(tmp_path, run_instead):
@@ -343,7 +355,8 @@ def test_a_second_signal_kills_the_runs(tmp_path, run_instead):
     assert queue.status()[0].exit_code == 128 + signal.SIGKILL
 
 
-def test_runs_have_one_thread_and_are_spread_over_the_gpus(tmp_path, run_instead):
+def test_runs_have_one_thread_and_are_spread_over_the_gpus(tmp_path, run_instead, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     run_instead("echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS > $1.gpu; sleep 0.4")
     queue = make_queue(tmp_path, runs=4)
     assert queue.run(slots=4, gpus=["0", "3"]) == 0
@@ -369,7 +382,7 @@ def test_the_table_says_how_each_experiment_stands(tmp_path, run_instead):
     run_instead(f"mkdir -p $1/checkpoints; printf '{rows}' > $1/progress.csv; touch $1/checkpoints/latest.pt; exit 1")
     queue = make_queue(tmp_path, runs=2)
     failing = queue.experiments()[0]
-    launcher.Job(experiments.Attempt(failing, 0, None)).process.wait()
+    launcher.Job(Attempt(failing, retries=0, timeout=None)).process.wait()
     waiting, resumable = queue.status()[1], queue.experiments()[0]
     assert (waiting.state, waiting.steps, waiting.last_return, waiting.exit_code) == ("waiting", 0, None, None)
     failed = resumable.status()
