@@ -98,6 +98,7 @@ def test_a_product_wants_lists(values):
         {"env_kwargs": {"gravity": 9.8, "name": "1", "sizes": [1, "True", None], "on": True, "text": "a b=c"}},
         {"env_name": "module:My/Env-v0", "save_dir": "", "env_kwargs": {}},
         {"nn_base_kwargs": {"auxiliary_heads": [[-1, 0, "hour"], [1, -1, "next:time", 0.5]], "more": {"a": 1}}},
+        {"auxiliary_truth_sizes": [2, 1]},
         {"lr": np.float32(0.5), "num_steps": np.int64(7)},
     ],
     ids=lambda settings: ",".join(settings),
@@ -404,14 +405,14 @@ def test_the_table_says_how_each_experiment_stands(tmp_path, run_instead):
 def test_the_command_line_adds_a_cross_product(tmp_path, capsys):
     queue = str(tmp_path / "queue")
     flags = "--algo ppo --env-name CartPole-v1 --preset classic --no-cuda --num-env-steps 1e4 --env-kwargs a=[1,2]"
-    vary = ["--vary", "lr=1e-3,3e-4", "--vary", "env-kwargs.b=x,[1,2]", "--name", "first"]
+    vary = ["--vary", "lr=1e-3,3e-4", "--vary", "env-kwargs.b=x,[1,[2,(3,)]]", "--name", "first"]
     assert experiments.main(["add", queue, *flags.split(), *vary]) == 0
     names = capsys.readouterr().out.splitlines()
     assert len(names) == 4
     assert names[0] == "first__CartPole-v1__ppo__env_kwargs.b=x__lr=0.001__seed=1"
     settings = [experiment.settings for experiment in Queue(queue).experiments()]
     assert [(one["lr"], one["env_kwargs"]["b"]) for one in settings] == [
-        (lr, b) for lr in (1e-3, 3e-4) for b in ("x", [1, 2])
+        (lr, b) for lr in (1e-3, 3e-4) for b in ("x", [1, [2, [3]]])
     ]
     assert settings[0]["cuda"] is False
     assert settings[0]["num_env_steps"] == 10_000

@@ -17,7 +17,6 @@ schedulers may share a queue. What failed is tried again from its checkpoint; a 
 """
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -215,8 +214,20 @@ def read_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, values = text.partition("=")
         if not key or not equals or not values:
             raise UsageError(f"--vary {text}: expected setting=value,value")
-        vary[key.replace("-", "_")] = [flags.read_value(one) for one in re.split(r",(?![^\[]*\])", values)]
+        vary[key.replace("-", "_")] = [flags.read_value(one) for one in _split(values)]
     return vary
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas that stand in no brackets."""
+    depth, parts = 0, [""]
+    for letter in text:
+        depth += (letter in "[({") - (letter in "])}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def add_command(queue: Queue, vary: dict[str, list[Any]], name: str, argv: list[str]) -> None:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ Settings = dict[str, Any]
 LONGEST_NAME = 150
 PLACED = ("log_dir", "resume", "cont")
 """Where a run goes and whether it continues is the queue's business."""
+TAKE_LISTS = {name for name, kind in typing.get_type_hints(arguments.RunConfig).items() if "list" in str(kind)}
 QUEUE_DEFAULTS = {"save_dir": "", "torch_threads": 1}
 """Runs side by side would overwrite one another's copy in `save_dir`, and take one another's cores."""
 
@@ -74,6 +76,8 @@ def to_flags(settings: Settings) -> list[str]:
             flags.append(f"--no-{name}")
         elif isinstance(value, dict) and value:
             flags += [f"--{name}", *(f"{entry}={_entry_text(inner)}" for entry, inner in value.items())]
+        elif isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
         elif value is not False and value != {}:
             flags.append(f"--{name}={value}")
     return flags
@@ -81,8 +85,8 @@ def to_flags(settings: Settings) -> list[str]:
 
 def _entry_text(value: Any) -> str:
     """A value of a dictionary as `flags.read_value` reads it back."""
-    if isinstance(value, list):
-        return "[" + ",".join(_entry_text(inner) for inner in value) + "]"
+    if isinstance(value, list | dict):
+        return repr(value)
     text = str(value)
     return f"'{text}'" if isinstance(value, str) and flags.read_value(text) != value else text
 
@@ -96,7 +100,7 @@ def validate(settings: Settings) -> arguments.RunConfig:
     if placed := [key for key in PLACED if key in settings]:
         raise UsageError(f"{placed[0]}: the queue gives every experiment a run folder of its own")
     for key, value in settings.items():
-        if isinstance(value, list):
+        if isinstance(value, list) and key not in TAKE_LISTS:
             raise UsageError(f"{key}: {value} is a list; `product` takes values to vary")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
