@@ -127,14 +127,17 @@ class Arenas:
         self.steps[row] = 0
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Move by `actions: [N]`; reward, terminated and truncated, each `[N]`. Walls are slid along."""
+        """Move by `actions: [N]`; reward, terminated and truncated, each `[N]`. Walls are slid along.
+
+        The platform gives 1 and every step costs 1 / max_steps: a return is 1 - length / max_steps, or -1.
+        """
         self.heading = (self.heading + TURNS.take(actions)) % HEADINGS
         moved = self.position + STRIDES.take(actions)[:, None] * DIRECTIONS.take(self.heading, 0)
         self.position = np.minimum(np.maximum(moved, RADIUS - 1), 1 - RADIUS)
         self.steps += 1
         offset = self.position - self.platform
         terminated = offset[:, 0] ** 2 + offset[:, 1] ** 2 <= PLATFORM_RADIUS**2
-        return terminated.astype(np.float64), terminated, (self.steps >= self.max_steps) & ~terminated
+        return terminated - 1.0 / self.max_steps, terminated, (self.steps >= self.max_steps) & ~terminated
 
     def observe(self, rows: Any = slice(None)) -> tuple[np.ndarray, dict[str, Any]]:
         """Observations `[n, ...]` and signals of some rows, in new arrays.

@@ -2,7 +2,8 @@
 
 The agent sees the walls within 120 degrees ahead, which look alike but for one landmark, so that neither place nor
 heading can be told from most single observations; the platform it never sees. Reaching it gives reward 1 and ends the
-episode. Where the agent is comes beside the observation, as auxiliary targets that a policy does not read.
+episode; every step costs a little (see `Arenas.step`). Where the agent is comes beside the observation, as auxiliary
+targets that a policy does not read.
 
 `NavigationEnv` is one arena for Gymnasium; `NavigationEnvs` steps N at once and gives the same numbers.
 """

@@ -44,6 +44,24 @@ def _pong(name: str, flags: str) -> "Row":
     )
 
 
+_NAVIGATION = (
+    "--algo ppo --env-name Navigation-v0 --use-gae --use-proper-time-limits --no-normalize-env --num-processes 16 "
+    "--num-steps 128 --num-mini-batch 4 --lr 1e-3 --use-linear-lr-decay --nn-base FlexBase"
+)
+
+
+def _navigation(name: str, flags: str) -> "Row":
+    return Row(
+        name,
+        f"{_NAVIGATION} {flags}",
+        steps=300_000,
+        seeds=(1, 2, 3),
+        published="none: our own task",
+        reference=None,
+        source="return is 1 - length / 200 where the platform is reached, -1 where it is not",
+    )
+
+
 _ROWS = [
     Row(
         "ppo-reacher-limits",
@@ -112,6 +130,13 @@ _ROWS = [
         reference=None,
         source="for the curves before and after the work on speed",
     ),
+    _navigation(
+        "navigation-heads",
+        "--recurrent-policy --nn-base-kwargs num_layers=2 num_shared_layers=1 "
+        "\"auxiliary_heads=[(1,-1,'position'),(1,-1,'heading')]\"",
+    ),
+    _navigation("navigation-gru", "--recurrent-policy --nn-base-kwargs num_layers=2 num_shared_layers=1"),
+    _navigation("navigation-feed-forward", "--nn-base-kwargs num_layers=2 num_shared_layers=1"),
     _pong("ppo-pong", "--vec-env native"),
     _pong("ppo-pong-bfloat16", "--vec-env native --bfloat16"),
     _pong("ppo-pong-chain", "--vec-env dummy"),

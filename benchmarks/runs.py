@@ -6,6 +6,7 @@
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class Run:
 
     def train_command(self) -> list[str]:
         """Begin or continue; the same run as `command`, with its files in `folder`."""
-        return launcher.train_command(self.folder, [*self.command.split()[2:], "--save-dir", ""])
+        return launcher.train_command(self.folder, [*shlex.split(self.command)[2:], "--save-dir", ""])
 
     def evaluate_command(self) -> list[str]:
         """Evaluate the finished training."""

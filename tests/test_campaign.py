@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import shlex
 import signal
 import time
 
@@ -271,13 +272,14 @@ def test_results_of_a_command_that_has_changed_do_not_count():
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_commands_of_rows_are_accepted(row):
-    args = arguments.parse(row.command(1).split()[2:])
+    args = arguments.parse(shlex.split(row.command(1))[2:])
     assert (args.num_env_steps, args.seed, args.torch_threads) == (row.steps, 1, 1)
 
 
 def test_the_reacher_rows_differ_in_the_time_limit_alone():
     with_limits, without = (
-        arguments.parse(ROWS[name].command(1).split()[2:]) for name in ("ppo-reacher-limits", "ppo-reacher-no-limits")
+        arguments.parse(shlex.split(ROWS[name].command(1))[2:])
+        for name in ("ppo-reacher-limits", "ppo-reacher-no-limits")
     )
     assert with_limits.config == dataclasses.replace(without.config, use_proper_time_limits=True)
     assert with_limits == dataclasses.replace(without, config=with_limits.config, preset="mujoco")

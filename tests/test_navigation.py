@@ -120,24 +120,24 @@ def assert_truths(auxiliary, position, heading, platform, facing=None):
     np.testing.assert_allclose(auxiliary["goal_distance"], [distance], atol=1e-6)
 
 
-def test_reaching_the_platform_ends_with_reward_one_and_the_limit_cuts():
+def test_reaching_the_platform_ends_with_reward_one_less_the_cost_of_a_step_and_the_limit_cuts():
     env = NavigationEnv(max_steps=30)
     env.reset(seed=0)
     x, y = PLATFORM
     env.set_state(env.get_state() | {"position": [[x - PLATFORM_RADIUS - 1.5 * STEP, y]], "heading": [0]})
-    assert env.step(FORWARD)[1:4] == (0.0, False, False)
+    assert env.step(FORWARD)[1:4] == (-1 / 30, False, False)
     _, reward, terminated, truncated, info = env.step(FORWARD)
-    assert (reward, terminated, truncated) == (1.0, True, False)
+    assert (reward, terminated, truncated) == (1 - 1 / 30, True, False)
     assert info["auxiliary"]["goal_distance"] == pytest.approx(PLATFORM_RADIUS - 0.5 * STEP)
     env.reset(seed=1)
     ends = [env.step(STAY)[1:4] for _ in range(30)]
-    assert ends == [(0.0, False, False)] * 29 + [(0.0, False, True)]
+    assert ends == [(-1 / 30, False, False)] * 29 + [(-1 / 30, False, True)]
 
 
 def test_arriving_on_the_last_allowed_step_is_no_truncation():
     arenas = placed((PLATFORM[0] - PLATFORM_RADIUS - 0.5 * STEP, PLATFORM[1]), 0, max_steps=1)
     reward, terminated, truncated = arenas.step(np.array([FORWARD]))
-    assert (reward[0], terminated[0], truncated[0]) == (1.0, True, False)
+    assert (reward[0], terminated[0], truncated[0]) == (0.0, True, False)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"walls": "paired", "random_platform": True}, {"view": True}], ids=str)
