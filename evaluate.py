@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from a2c_ppo_acktr.record import DataCallback, Forced, Inspected, Recorder, Scor
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
 from a2c_ppo_acktr.utils import UsageError, seed_everything, set_threads, write_atomically
 from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
+from a2c_ppo_acktr.video import filming
 
 FOREVER = 10**9
 
@@ -36,6 +37,7 @@ def evaluate(
     actions: Forced = None,
     evaluate_steps: int | None = None,
     data_callback: Callable[..., Any] | None = None,
+    films: Mapping[int, str | Path] | None = None,
     on_step: Callable[[Step, StepArrays], None] | None = None,
 ) -> dict[str, Any]:
     """Play with a frozen agent: its scores, or a recording of all that it saw, did and computed.
@@ -53,6 +55,7 @@ def evaluate(
         actions: actions that are taken whatever the agent wants (see `record.Inspected`).
         evaluate_steps: stop after so many steps in each environment; episodes that run then are kept as unfinished.
         data_callback: called after each step of all environments, to gather further data (see `record.DataCallback`).
+        films: video files by the episode's place in the result; for environments made with `render_mode="rgb_array"`.
         on_step: called after each step of all environments.
 
     Returns:
@@ -68,14 +71,15 @@ def evaluate(
     quota = [(wanted + i) // envs.num_envs for i in range(envs.num_envs)]
     recording = record or with_activations or any(x is not None for x in (actions, evaluate_steps, data_callback))
     agent = Inspected(algorithm, with_activations=with_activations, forced=actions) if recording else algorithm
-    stepper = Stepper(envs, agent)
     callback = DataCallback(data_callback, algorithm, envs) if data_callback is not None else None
-    book = Recorder(stepper, quota, callback) if recording else Scores(quota)
-    while not book.complete and book.steps != evaluate_steps:
-        step, arrays = stepper.step(explore)
-        book.add(step, arrays)
-        if on_step is not None:
-            on_step(step, arrays)
+    with filming(envs, quota, films or {}):
+        stepper = Stepper(envs, agent)
+        book = Recorder(stepper, quota, callback) if recording else Scores(quota)
+        while not book.complete and book.steps != evaluate_steps:
+            step, arrays = stepper.step(explore)
+            book.add(step, arrays)
+            if on_step is not None:
+                on_step(step, arrays)
     return book.result()
 
 
@@ -146,6 +150,14 @@ def make_parser() -> flags.Parser:
     parser.add_argument(
         "--evaluate-steps", type=reader("--evaluate-steps", 1), default=None, help="stop after so many steps"
     )
+    parser.add_argument("--video", default=None, metavar="FOLDER", help="films of the chosen episodes")
+    parser.add_argument(
+        "--video-episodes",
+        type=reader("--video-episodes", 0),
+        nargs="+",
+        default=[0],
+        help="counted from 0 (default: 0)",
+    )
     parser.add_argument("--json", default=None, metavar="FILE", help="write the result there")
     return parser
 
@@ -171,7 +183,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     path = checkpoint.find(args.load_dir, args.env_name)
     seed_everything(args.seed)
     num_envs = min(args.num_processes, args.num_episodes)
-    algorithm, envs = load_agent(path, env_name=args.env_name, num_envs=num_envs, seed=args.seed)
+    mode = "rgb_array" if args.video else None
+    algorithm, envs = load_agent(path, env_name=args.env_name, num_envs=num_envs, seed=args.seed, render_mode=mode)
     with contextlib.closing(envs):
         played = evaluate(
             algorithm,
@@ -182,6 +195,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             with_activations=args.with_activations,
             actions=args.action,
             evaluate_steps=args.evaluate_steps,
+            films={e: Path(args.video) / f"episode-{e}.mp4" for e in args.video_episodes} if args.video else None,
         )
     if args.record is not None:
         recording.save(args.record, played)

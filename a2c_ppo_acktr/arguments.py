@@ -13,7 +13,7 @@ from a2c_ppo_acktr import checkpoint
 from a2c_ppo_acktr.algo import ALGORITHMS
 from a2c_ppo_acktr.flags import Parser, add_flags, flag
 from a2c_ppo_acktr.presets import PRESETS
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, lacks_bfloat16
 
 ACTOR_CRITICS = ("a2c", "ppo", "acktr")
 UPSTREAM_PPO_FLAGS = ("ppo_epoch", "num_mini_batch", "clip_param")
@@ -222,6 +222,8 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
     if not args.capture_video:
         reasons["upload_video"] = "has no effect without --capture-video"
     reasons |= args.config.without_effect()
+    if getattr(args.config, "bfloat16", False) and lacks_bfloat16():
+        print("warning: --bfloat16: this CPU has no instructions for it: slower than without", file=sys.stderr)
     idle = [f"--{name.replace('_', '-')} {reasons[name]}" for name in explicit if name in reasons]
     if idle:
         print(f"warning: {'; '.join(idle)}", file=sys.stderr)

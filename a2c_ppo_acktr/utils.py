@@ -89,6 +89,12 @@ def pick_device(cuda: bool) -> torch.device:
     return torch.device("cuda" if cuda and torch.cuda.is_available() else "cpu")
 
 
+def lacks_bfloat16() -> bool:
+    """Whether bfloat16 would be emulated here, more slowly than float32: no GPU, and an x86 without its instructions."""
+    on_x86 = platform.machine() in ("x86_64", "AMD64")
+    return on_x86 and not torch.cuda.is_available() and not torch.cpu._is_avx512_bf16_supported()
+
+
 def set_threads(num: int) -> None:
     """Use `num` CPU threads in torch and in NumPy's linear algebra."""
     torch.set_num_threads(num)

@@ -1,9 +1,11 @@
 """Films: a file that grows picture by picture, and the camera that films whole episodes of a training."""
 
+import contextlib
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -180,6 +182,58 @@ class Camera:
         if self.film is not None:
             self.film.discard()
             self.film = None
+
+
+class ChosenEpisodes:
+    """Films some episodes of one environment: `films` by the number of the episode, counted from 0."""
+
+    def __init__(self, films: dict[int, Film]) -> None:
+        self.films, self.episode = films, -1
+
+    def __call__(self, render: Callable[[], np.ndarray], first: bool, last: bool) -> None:
+        """See `Camera`."""
+        self.episode += first
+        if (film := self.films.get(self.episode)) is not None:
+            film.add(render())
+            if last:
+                film.close()
+                del self.films[self.episode]
+
+
+@contextlib.contextmanager
+def filming(envs: Any, quota: Sequence[int], films: Mapping[int, str | Path]) -> Iterator[None]:
+    """Film chosen episodes of an evaluation; those that do not end leave no file.
+
+    Args:
+        envs: N environments, made for pictures and not yet reset.
+        quota: `[N]` episodes that each plays.
+        films: file by the episode's place in the result, which is environment after environment.
+
+    Raises:
+        UsageError: there is no such episode, or there are no pictures.
+    """
+    if not films:
+        yield
+        return
+    if envs.get_attr("render_mode", [0])[0] != "rgb_array":
+        raise UsageError("films need environments made with render_mode='rgb_array'")
+    fps = envs.get_attr("metadata", [0])[0].get("render_fps") or DEFAULT_FPS
+    ends = np.cumsum(quota)
+    chosen: dict[int, dict[int, Film]] = {}
+    for episode, path in films.items():
+        if not 0 <= episode < ends[-1]:
+            raise UsageError(f"no film of episode {episode}: the episodes are 0 to {ends[-1] - 1}")
+        env = int(np.searchsorted(ends, episode, side="right"))
+        chosen.setdefault(env, {})[int(episode - ends[env] + quota[env])] = Film(Path(path), fps)
+    for env, own in chosen.items():
+        envs.set_attr("camera", ChosenEpisodes(own), [env])
+    try:
+        yield
+    finally:
+        for env, own in chosen.items():
+            envs.set_attr("camera", None, [env])
+            for film in own.values():
+                film.discard()
 
 
 def _try(render: Callable[[], np.ndarray]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Recordings: what belongs to which row, whole episodes from many environments, callbacks, forced actions, files."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -258,3 +259,18 @@ def test_the_command_line_records(tmp_path, monkeypatch, capsys):
     envs.close()
     assert algorithm.policy.auxiliary.targets == ["hour"]
     assert isinstance(Clock().signal_spaces, dict)
+
+
+def test_films_of_chosen_episodes_show_those_episodes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main.main("--env-name CartPole-v1 --num-processes 2 --num-env-steps 100 --log-dir run".split()) == 0
+    command = "--load-dir run --num-episodes 5 --num-processes 2 --non-det --record out.npz --video films"
+    assert evaluate_main([*command.split(), "--video-episodes", "1", "4"]) == 0
+    loaded = recording.load("out.npz")
+    assert sorted(path.name for path in (tmp_path / "films").iterdir()) == ["episode-1.mp4", "episode-4.mp4"]
+    for episode in (1, 4):
+        film = cv2.VideoCapture(f"films/episode-{episode}.mp4")
+        assert film.get(cv2.CAP_PROP_FRAME_COUNT) == loaded["lengths"][episode] + 1
+    capsys.readouterr()
+    assert evaluate_main([*command.split(), "--video-episodes", "5"]) == 2
+    assert "the episodes are 0 to 4" in capsys.readouterr().err
