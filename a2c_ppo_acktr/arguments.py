@@ -207,7 +207,19 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {part}: expected a name below --save-dir")
     if args.gail:
         raise UsageError("--gail: imitation learning is not part of this version")
+    if args.track and importlib.util.find_spec("wandb") is None:
+        raise UsageError("--track needs the wandb extra: pip install -e '.[wandb]'")
     args.config.check(args.num_steps, args.num_processes)
+    reasons = _without_effect(args)
+    warnings = [f"--{name.replace('_', '-')} {reasons[name]}" for name in explicit if name in reasons]
+    if getattr(args.config, "bfloat16", False) and lacks_bfloat16():
+        warnings.append("--bfloat16 is slower than float32 on this CPU, which has no instructions for it")
+    if warnings:
+        print(f"warning: {'; '.join(warnings)}", file=sys.stderr)
+
+
+def _without_effect(args: RunConfig) -> dict[str, str]:
+    """Flags that others switch off, with the reason."""
     reasons = dict.fromkeys(UPSTREAM_PPO_FLAGS, f"has no effect on {args.algo}") if args.algo in ACTOR_CRITICS else {}
     for field in dataclasses.fields(args.config):
         reasons.pop(field.name, None)
@@ -217,13 +229,6 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
     if not args.track:
         for_wandb = ("wandb_project_name", "wandb_entity", "upload_video")
         reasons |= dict.fromkeys(for_wandb, "has no effect without --track")
-    elif importlib.util.find_spec("wandb") is None:
-        raise UsageError("--track needs the wandb extra: pip install -e '.[wandb]'")
     if not args.capture_video:
         reasons["upload_video"] = "has no effect without --capture-video"
-    reasons |= args.config.without_effect()
-    if getattr(args.config, "bfloat16", False) and lacks_bfloat16():
-        print("warning: --bfloat16: this CPU has no instructions for it: slower than without", file=sys.stderr)
-    idle = [f"--{name.replace('_', '-')} {reasons[name]}" for name in explicit if name in reasons]
-    if idle:
-        print(f"warning: {'; '.join(idle)}", file=sys.stderr)
+    return reasons | args.config.without_effect()

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import math
 import os
+import platform
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -90,7 +91,7 @@ def pick_device(cuda: bool) -> torch.device:
 
 
 def lacks_bfloat16() -> bool:
-    """Whether bfloat16 would be emulated here, more slowly than float32: no GPU, and an x86 without its instructions."""
+    """Whether bfloat16 would be emulated here, more slowly than float32: no GPU, an x86 without its instructions."""
     on_x86 = platform.machine() in ("x86_64", "AMD64")
     return on_x86 and not torch.cuda.is_available() and not torch.cpu._is_avx512_bf16_supported()
 

@@ -265,3 +265,10 @@ def test_every_command_of_the_readme_is_parsed():
             module = {"evaluate.py": evaluate, "enjoy.py": enjoy}[words[script]]
             module.make_parser().parse_args(argv)
     assert all(count > 0 for count in programs.values()), programs
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_bfloat16_that_a_cpu_can_only_emulate_is_warned_of(monkeypatch, capsys, lacks):
+    monkeypatch.setattr(arguments, "lacks_bfloat16", lambda: lacks)
+    arguments.parse("--algo ppo --env-name PongNoFrameskip-v4 --preset atari --bfloat16".split())
+    assert ("--bfloat16 is slower" in capsys.readouterr().err) == lacks
