@@ -146,6 +146,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--against", type=Path, metavar="FOLDER", help="with --plot: results of other code beside these"
     )
+    parser.add_argument("--together", action="store_true", help="with --plot: all rows in one panel")
     options = parser.parse_args(argv)
     options.rows = options.rows.split(",")
     if unknown := [name for name in options.rows if name not in ROWS]:
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = make_plan(options.rows, options.seeds, options.steps)
     console = Console()
     if options.plot is not None:
-        drawn = curves.plot(options.rows, plan.results, options.plot, options.against)
+        drawn = curves.plot(options.rows, plan.results, options.plot, options.against, options.together)
         print(f"{options.plot}: {', '.join(drawn)}" if drawn else "no finished run of these rows: nothing drawn")
         return 0 if drawn else 1
     code = 0 if options.table else Scheduler(plan, options.jobs).run()

@@ -85,7 +85,9 @@ def band(curves: Iterable[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return steps, values.mean(0), values.min(0), values.max(0)
 
 
-def plot(names: Sequence[str], results: Path, target: Path, against: Path | None = None) -> list[str]:
+def plot(
+    names: Sequence[str], results: Path, target: Path, against: Path | None = None, together: bool = False
+) -> list[str]:
     """Draw the rows that have curves, one panel each, with the published figure dashed; returns their names.
 
     Args:
@@ -93,6 +95,7 @@ def plot(names: Sequence[str], results: Path, target: Path, against: Path | None
         results: folder of their CSV files.
         target: picture to write.
         against: results of other code, drawn beside these under the folder's name.
+        together: one panel for all, without published figures.
     """
     try:
         from matplotlib.figure import Figure
@@ -101,6 +104,12 @@ def plot(names: Sequence[str], results: Path, target: Path, against: Path | None
     found = {name: curves for name in names if (curves := read_curves(results / f"{name}_curves.csv"))}
     if not found:
         return []
+    if together:
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        panel = figure.subplots()
+        for name, curves in found.items():
+            _draw(panel, curves, name)
+        return _save(figure, [panel], target, found)
     columns = min(2, len(found))
     lines = -(-len(found) // columns)
     figure = Figure(figsize=(6 * columns, 3.6 * lines), layout="constrained")
@@ -111,10 +120,16 @@ def plot(names: Sequence[str], results: Path, target: Path, against: Path | None
         reference = ROWS[name].reference
         if reference is not None:
             panel.axhline(reference, linestyle="--", color="black", linewidth=1, label=_label(name))
-        panel.set(title=name, xlabel="environment steps", ylabel="return, last 100 episodes")
-        panel.legend(fontsize="small")
+        panel.set(title=name)
     for panel in figure.axes[len(found) :]:
         panel.set_axis_off()
+    return _save(figure, figure.axes[: len(found)], target, found)
+
+
+def _save(figure: Any, panels: Sequence[Any], target: Path, found: Iterable[str]) -> list[str]:
+    for panel in panels:
+        panel.set(xlabel="environment steps", ylabel="return, last 100 episodes")
+        panel.legend(fontsize="small")
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=120)
     return list(found)

@@ -231,12 +231,12 @@ def test_ppos_derivatives_are_those_of_autograd_far_inside_and_outside_the_clip_
 
     new = Evaluation(*(x.detach().numpy() for x in (value, log_prob, entropy)), backward=lambda *slopes: None)
     none = torch.zeros(0)
-    batch = storage_module.Batch(none, none, none, {}, none, old_value, old_log_prob, targets, advantages)
+    batch = storage_module.Batch(none, none, none, {}, {}, none, old_value, old_log_prob, targets, advantages)
     slopes, metrics = algorithm._loss(new, batch)
     for slope, leaf in zip(slopes, (value, log_prob, entropy), strict=True):
         np.testing.assert_allclose(slope, leaf.grad, rtol=1e-9, atol=1e-12)
-    assert metrics[0] == pytest.approx(0.5 * error.mean().item())
-    assert metrics[1] == pytest.approx(-surrogate.item())
+    assert metrics["losses/value_loss"] == pytest.approx(0.5 * error.mean().item())
+    assert metrics["losses/policy_loss"] == pytest.approx(-surrogate.item())
     assert (np.abs(slopes[1]) == 0).mean() > 0.1
     assert not clip_value_loss or (slopes[0] == 0).mean() > 0.1
 
