@@ -232,7 +232,7 @@ def test_ppos_derivatives_are_those_of_autograd_far_inside_and_outside_the_clip_
     new = Evaluation(*(x.detach().numpy() for x in (value, log_prob, entropy)), backward=lambda *slopes: None)
     none = torch.zeros(0)
     batch = storage_module.Batch(none, none, none, {}, {}, none, old_value, old_log_prob, targets, advantages)
-    slopes, metrics = algorithm._loss(new, batch)
+    slopes, metrics = algorithm.loss(new, batch)
     for slope, leaf in zip(slopes, (value, log_prob, entropy), strict=True):
         np.testing.assert_allclose(slope, leaf.grad, rtol=1e-9, atol=1e-12)
     assert metrics["losses/value_loss"] == pytest.approx(0.5 * error.mean().item())

@@ -20,9 +20,9 @@ import torch
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, make_optimizer, make_policy
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
 from a2c_ppo_acktr.returns import explained_variance, normalize
-from a2c_ppo_acktr.storage import RolloutStorage
+from a2c_ppo_acktr.storage import Batch, RolloutStorage
 from a2c_ppo_acktr.utils import arrays, clip_grad_norm
 
 
@@ -65,28 +65,37 @@ class A2C(Algorithm):
         )
         batch = storage.whole(recurrent=policy.carry_size > 0)
         new = policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
-        xp, (returns, advantages) = arrays(batch.returns, batch.advantages)
-        assert new.value.shape == new.log_prob.shape == advantages.shape
-        if config.norm_adv:
-            advantages = normalize(advantages)
+        slopes, metrics = self.loss(new, batch)
         auxiliary_loss, auxiliary_metrics = policy.auxiliary.losses(
             new.predictions, batch.targets, config.auxiliary_loss_coef
         )
-        error, mean = new.value - returns, 1.0 / math.prod(advantages.shape)
-        new.backward(
-            2.0 * config.value_loss_coef * mean * error,
-            -mean * advantages,
-            xp.full_like(new.entropy, -config.entropy_coef * mean),
-            auxiliary_loss,
-        )
+        new.backward(*slopes, auxiliary_loss)
         grad_norm = clip_grad_norm(self.parameters, config.max_grad_norm)
         self.optimizer.step()
         return {
-            "losses/value_loss": (error * error).mean(),
-            "losses/policy_loss": -(advantages * new.log_prob).mean(),
-            "losses/entropy": new.entropy.mean(),
+            **metrics,
             **auxiliary_metrics,
             "losses/grad_norm": grad_norm,
             "losses/explained_variance": explained_variance(storage.values, storage.returns),
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+
+    def loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
+        """Derivatives of the loss by value, log-probability and entropy, and its metrics."""
+        config = self.config
+        xp, (returns, advantages) = arrays(batch.returns, batch.advantages)
+        assert new.value.shape == new.log_prob.shape == advantages.shape
+        if config.norm_adv:
+            advantages = normalize(advantages)
+        error, mean = new.value - returns, 1.0 / math.prod(advantages.shape)
+        slopes = (
+            2.0 * config.value_loss_coef * mean * error,
+            -mean * advantages,
+            xp.full_like(new.entropy, -config.entropy_coef * mean),
+        )
+        metrics = {
+            "losses/value_loss": (error * error).mean(),
+            "losses/policy_loss": -(advantages * new.log_prob).mean(),
+            "losses/entropy": new.entropy.mean(),
+        }
+        return slopes, metrics

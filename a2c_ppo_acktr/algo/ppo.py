@@ -105,7 +105,7 @@ class PPO(Algorithm):
         for _ in range(config.ppo_epoch):
             for batch in storage.minibatches(config.num_mini_batch, recurrent=policy.carry_size > 0):
                 new = policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
-                slopes, metrics = self._loss(new, batch)
+                slopes, metrics = self.loss(new, batch)
                 auxiliary_loss, auxiliary_metrics = policy.auxiliary.losses(
                     new.predictions, batch.targets, config.auxiliary_loss_coef
                 )
@@ -124,7 +124,7 @@ class PPO(Algorithm):
         self.optimizer.step()
         return grad_norm
 
-    def _loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
+    def loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
         """Derivatives of a minibatch's loss by value, log-probability and entropy, and its metrics.
 
         By hand, since autograd over vectors this short costs as much as the networks.

@@ -1,0 +1,251 @@
+"""Analyses of recordings: what hidden states and activations represent, and what auxiliary losses do to gradients.
+
+A recording is what `evaluate` returns. Its arrays are named by path: `rnn_hxs`, `activations/shared_1`,
+`auxiliary_truths/position`. Rows of all episodes are put one after another, `[R, ...]`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GroupShuffleSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from a2c_ppo_acktr.returns import normalize
+from a2c_ppo_acktr.spaces import to_tensor, tree_map
+from a2c_ppo_acktr.utils import UsageError
+
+PENALTIES = np.logspace(-3, 5, 9)
+FEWEST_VISITS = 3
+
+
+def rows(result: dict[str, Any], name: str) -> np.ndarray:
+    """All episodes' rows of an array, `[R, ...]`; a final observation, which no step follows, is left out."""
+    first, *path = name.split("/")
+    if first not in result:
+        raise UsageError(f"{first}: not in this recording, which has {', '.join(result)}")
+    parts = []
+    for tree, length in zip(result[first], result["lengths"], strict=True):
+        for key in path:
+            if key not in tree:
+                raise UsageError(f"{name}: there is {', '.join(tree) or 'nothing'} in {first}")
+            tree = tree[key]
+        parts.append(tree[:length])
+    return np.concatenate(parts)
+
+
+def episode_of_rows(result: dict[str, Any]) -> np.ndarray:
+    """`[R]` the episode of each row."""
+    return np.repeat(np.arange(len(result["lengths"])), result["lengths"])
+
+
+def step_of_rows(result: dict[str, Any]) -> np.ndarray:
+    """`[R]` the step within its episode of each row."""
+    return np.concatenate([np.arange(length) for length in result["lengths"]])
+
+
+@torch.inference_mode()
+def replay(algorithm: Any, result: dict[str, Any]) -> dict[str, Any]:
+    """What another network makes of the very observations and actions of a recording: a recording of its own.
+
+    Comparing an agent with an untrained one on each one's own paths would compare the paths too.
+    """
+    found = dict(result)
+    episodes = []
+    for e, length in enumerate(result["lengths"]):
+        carry, rows_of_episode = algorithm.initial_carry(1), []
+        for t in range(length):
+            obs = to_tensor(tree_map(lambda leaf, t=t: leaf[t : t + 1], result["obs_normalized"][e]))
+            action = torch.as_tensor(result["actions"][e][t : t + 1])
+            mask = torch.as_tensor(result["masks"][e][t : t + 1])
+            decision = algorithm.inspect(obs, carry, mask, {}, False, lambda _, action=action: action)
+            carry = decision.carry
+            rows_of_episode.append(tree_map(lambda leaf: leaf[0].numpy(), {**decision.extras, "rnn_hxs": carry}))
+        episodes.append(tree_map(lambda *leaves: np.stack(leaves), *rows_of_episode))
+    found |= {name: [episode[name] for episode in episodes] for name in episodes[0]}
+    return found | {"hidden_states": found["rnn_hxs"]}
+
+
+class Projection(NamedTuple):
+    """Principal components."""
+
+    coordinates: np.ndarray
+    """[R, C]"""
+    explained: np.ndarray
+    """[C] shares of the variance."""
+    model: PCA
+
+
+def pca(result: dict[str, Any], name: str = "rnn_hxs", components: int = 3) -> Projection:
+    """Principal components of an array's rows, centred and not scaled."""
+    model = PCA(components)
+    coordinates = model.fit_transform(rows(result, name).reshape(len(episode_of_rows(result)), -1))
+    return Projection(coordinates, model.explained_variance_ratio_, model)
+
+
+class Probe(NamedTuple):
+    """How well a linear model reads a target from activity, on episodes that it was not fitted to."""
+
+    score: float
+    """R² (mean over dimensions), or the share of classes that are right."""
+    scores: np.ndarray
+    """R² of each dimension; of classes the one score."""
+    baseline: float
+    """What is had without activity: 0, or the share of the commonest class."""
+    truths: np.ndarray
+    """[R_test, ...]"""
+    predictions: np.ndarray
+    """[R_test, ...]"""
+    model: Any
+
+
+def probe(
+    result: dict[str, Any], name: str, target: str | np.ndarray, *, test_share: float = 0.3, seed: int = 0
+) -> Probe:
+    """Fit a linear read-out of `target` from `name` on some episodes and score it on the others.
+
+    Whole episodes are held out, since neighbouring steps are so alike that a probe could remember them. Features are
+    standardized; ridge regression chooses its penalty within the training episodes; whole numbers are classes, read by
+    logistic regression. Rows whose target is unknown (NaN, negative classes) are left out.
+
+    Args:
+        result: a recording.
+        name: of the activity.
+        target: name of the truth, or `[R, ...]` itself.
+        test_share: of the episodes.
+        seed: of the choice of episodes.
+    """
+    features = rows(result, name).reshape(len(episode_of_rows(result)), -1).astype(np.float64)
+    truths = rows(result, target) if isinstance(target, str) else np.asarray(target)
+    classes = truths.dtype.kind in "iub"
+    truths = truths.reshape(len(truths), -1)
+    known = (truths >= 0).all(1) if classes else ~np.isnan(truths).any(1)
+    features, truths, groups = features[known], truths[known], episode_of_rows(result)[known]
+    if len(np.unique(groups)) < 2:
+        raise UsageError(
+            f"a probe needs rows of at least two episodes; {target!r} is known in {len(np.unique(groups))}"
+        )
+    (train, test), *_ = GroupShuffleSplit(1, test_size=test_share, random_state=seed).split(features, groups=groups)
+    if classes:
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        model.fit(features[train], truths[train, 0])
+        predictions, wanted = model.predict(features[test]), truths[test, 0]
+        _, counts = np.unique(truths[train, 0], return_counts=True)
+        commonest = np.unique(truths[train, 0])[counts.argmax()]
+        score = float((predictions == wanted).mean())
+        return Probe(score, np.array([score]), float((wanted == commonest).mean()), wanted, predictions, model)
+    model = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
+    model.fit(features[train], truths[train])
+    predictions = model.predict(features[test]).reshape(len(test), -1)
+    scores = np.atleast_1d(r2_score(truths[test], predictions, multioutput="raw_values"))
+    return Probe(float(scores.mean()), scores, 0.0, truths[test], predictions, model)
+
+
+def probe_table(
+    recordings: dict[str, dict[str, Any]], names: Sequence[str], targets: Sequence[str], **kwargs: Any
+) -> pd.DataFrame:
+    """Scores of every probe: one row per agent, activity and target; `kwargs` as of `probe`."""
+    found = []
+    for agent, result in recordings.items():
+        for name in names:
+            for target in targets:
+                one = probe(result, name, target, **kwargs)
+                found.append(
+                    {"agent": agent, "activity": name, "target": target, "score": one.score, "baseline": one.baseline}
+                )
+    return pd.DataFrame(found)
+
+
+def activation_map(
+    result: dict[str, Any],
+    name: str,
+    unit: int,
+    *,
+    position: str = "auxiliary_truths/position",
+    bins: int = 15,
+    extent: tuple[float, float] = (-1.0, 1.0),
+) -> np.ma.MaskedArray:
+    """Mean activation of a unit at each place: `[bins (y), bins (x)]`, masked where the agent hardly went."""
+    places, activity = rows(result, position), rows(result, name)[:, unit]
+    grid: dict[str, Any] = {"bins": bins, "range": [extent, extent]}
+    visits = np.histogram2d(places[:, 1], places[:, 0], **grid)[0]
+    sums = np.histogram2d(places[:, 1], places[:, 0], weights=activity, **grid)[0]
+    return np.ma.masked_array(sums / np.maximum(visits, 1), mask=visits < FEWEST_VISITS)
+
+
+def spatial_information(result: dict[str, Any], name: str, **kwargs: Any) -> np.ndarray:
+    """`[units]` share of each unit's variance that its activation map explains; `kwargs` as of `activation_map`."""
+    activity = rows(result, name)
+    found = np.zeros(activity.shape[1])
+    for unit in range(activity.shape[1]):
+        values = activation_map(result, name, unit, **kwargs).compressed()
+        variance = activity[:, unit].var()
+        found[unit] = values.var() / variance if variance > 0 else 0.0
+    return found
+
+
+def gradient_cosines(algorithm: Any, envs: Any, num_steps: int = 128) -> pd.DataFrame:
+    """Whether auxiliary losses pull the layers where the learner's own loss pulls them, on a new rollout.
+
+    Args:
+        algorithm: an actor-critic with auxiliary heads; its parameters stay as they are.
+        envs: the environments; they are reset.
+        num_steps: in each environment.
+
+    Returns:
+        One row per head and group of parameters: `cosine` of the two gradients, and `ratio` of their norms
+        (auxiliary by own, without the loss's weights). Groups that a head does not reach are left out.
+    """
+    policy, config = algorithm.policy, algorithm.config
+    storage = algorithm.make_storage(num_steps, envs.num_envs)
+    algorithm.make_collector(envs, storage).collect()
+    storage.compute_returns(
+        policy.get_value,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda if config.use_gae else None,
+        use_proper_time_limits=config.use_proper_time_limits,
+    )
+    if not getattr(config, "norm_adv_per_minibatch", True):
+        storage.advantages = normalize(storage.advantages)
+    batch = storage.whole(recurrent=policy.carry_size > 0)
+
+    def gradient(head: Any) -> torch.Tensor:
+        new = policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
+        slopes, _ = algorithm.loss(new, batch)
+        if head is None:
+            new.backward(*slopes, None)
+        else:
+            nothing = [slope * 0.0 for slope in slopes]
+            new.backward(*nothing, policy.auxiliary.head_loss(head, new.predictions, batch.targets))
+        return policy.flat_grad.clone()
+
+    own = gradient(None)
+    found = []
+    for head in policy.auxiliary.heads:
+        auxiliary = gradient(head)
+        for group, where in _groups(policy).items():
+            a, b = own[where], auxiliary[where]
+            if a.norm() > 0 and b.norm() > 0:
+                cosine = torch.nn.functional.cosine_similarity(a, b, dim=0)
+                found.append(
+                    {"head": head.label, "group": group, "cosine": float(cosine), "ratio": float(b.norm() / a.norm())}
+                )
+    return pd.DataFrame(found)
+
+
+def _groups(policy: Any) -> dict[str, torch.Tensor]:
+    """Indices into the flat parameters of each module of the base, and of the action head."""
+    groups: dict[str, list[torch.Tensor]] = {}
+    start = 0
+    for name, parameter in policy.named_parameters():
+        parts = name.split(".")
+        group = ".".join(parts[:2]) if parts[0] == "base" else parts[0]
+        groups.setdefault(group, []).append(torch.arange(start, start + parameter.numel()))
+        start += parameter.numel()
+    return {group: torch.cat(indices) for group, indices in groups.items()}
