@@ -15,7 +15,8 @@ NOTEBOOKS = sorted([*ROOT.glob("*.ipynb"), *(ROOT / "write_and_test").glob("*.ip
 NAVIGATION = (
     "--algo ppo --env-name Navigation-v0 --recurrent-policy --use-gae --use-proper-time-limits --no-normalize-env "
     "--num-processes 16 --num-steps 64 --num-mini-batch 4 --num-env-steps 6144 --env-kwargs max_steps=40 "
-    "--log-interval 1 --save-dir= --torch-threads 1 --nn-base FlexBase --nn-base-kwargs num_layers=2 num_shared_layers=1"
+    "--log-interval 1 --save-dir= --torch-threads 1 --nn-base FlexBase "
+    "--nn-base-kwargs num_layers=2 num_shared_layers=1"
 )
 HEADS = "auxiliary_heads=[(1,-1,'position'),(1,-1,'heading')]"
 

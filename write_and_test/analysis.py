@@ -106,7 +106,13 @@ class Probe(NamedTuple):
 
 
 def probe(
-    result: dict[str, Any], name: str, target: str | np.ndarray, *, test_share: float = 0.3, seed: int = 0
+    result: dict[str, Any],
+    name: str,
+    target: str | np.ndarray,
+    *,
+    first_step: int = 0,
+    test_share: float = 0.3,
+    seed: int = 0,
 ) -> Probe:
     """Fit a linear read-out of `target` from `name` on some episodes and score it on the others.
 
@@ -118,6 +124,7 @@ def probe(
         result: a recording.
         name: of the activity.
         target: name of the truth, or `[R, ...]` itself.
+        first_step: of each episode from which on rows count.
         test_share: of the episodes.
         seed: of the choice of episodes.
     """
@@ -126,6 +133,7 @@ def probe(
     classes = truths.dtype.kind in "iub"
     truths = truths.reshape(len(truths), -1)
     known = (truths >= 0).all(1) if classes else ~np.isnan(truths).any(1)
+    known &= step_of_rows(result) >= first_step
     features, truths, groups = features[known], truths[known], episode_of_rows(result)[known]
     if len(np.unique(groups)) < 2:
         raise UsageError(

@@ -52,7 +52,8 @@ def arena(ax: Axes, platform: Sequence[float] | None = PLATFORM) -> Axes:
     ax.add_patch(Rectangle((-1, -1), 2, 2, fill=False, color="0.3", linewidth=1.5))
     if platform is not None:
         ax.add_patch(Circle((platform[0], platform[1]), PLATFORM_RADIUS, color="0.75", zorder=0))
-    ax.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xlabel="x", ylabel="y")
+    ticks = [-1, -0.5, 0, 0.5, 1]
+    ax.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xlabel="x", ylabel="y", xticks=ticks, yticks=ticks)
     return ax
 
 
