@@ -157,13 +157,13 @@ def load(run: str | Path, *, trained: bool = True, seed: int = 1, **kwargs: Any)
     Args:
         run: run folder or checkpoint.
         trained: False gives the same networks as they were before training, from another seed, for comparison.
-        seed: of environments and of untrained parameters.
+        seed: of everything that follows: environments, actions that are sampled, untrained parameters.
         kwargs: as of `evaluate.load_agent`.
     """
     path = checkpoint.find(run, None)
     algorithm, envs = load_agent(path, seed=seed, **kwargs)
+    seed_everything(seed)
     if not trained:
         args = arguments.from_plain(checkpoint.load(path)["settings"])
-        seed_everything(seed)
         algorithm = algo.make(args.algo, args.config, envs.spaces)
     return algorithm, envs
