@@ -50,7 +50,7 @@ class Run:
         camera: Any = None,
     ) -> None:
         self.settings, self.algorithm, self.collector, self.normalizer = settings, algorithm, collector, normalizer
-        self.update, self.best = 0, -math.inf
+        self.update, self.written, self.best = 0, 0, -math.inf
         self.metrics: Mapping[str, Tensor | float] = {}
         own_folder = checkpoint.run_folder_of(settings["resume"]) if resumed is not None else None
         self.folder = own_folder or checkpoint.new_run_folder(settings)
@@ -151,6 +151,7 @@ class Run:
     def write_line(self) -> None:
         """Write the latest metrics."""
         self.logger.write(self._finite_metrics(), self.update, self.collector.env_steps)
+        self.written = self.update
 
     def write_histograms(self) -> None:
         """Write how the numbers in the networks are distributed."""
@@ -191,7 +192,8 @@ class Run:
         """Write the last line and checkpoint, and tell the user where things are."""
         if self.metrics:
             if not interrupted:
-                self.write_line()
+                if self.written != self.update:
+                    self.write_line()
                 self.write_histograms()
             self.save()
         mean_return = self.logger.mean_return()

@@ -1,5 +1,6 @@
 """What a run tells: monitor files that SB3 reads, TensorBoard's tags, the console's lines, the progress bar."""
 
+import csv
 import math
 
 import pytest
@@ -90,3 +91,12 @@ def test_clocks_go_by_updates_when_asked_and_by_seconds_otherwise(monkeypatch):
     for now[0] in (0.5, 1.0, 1.5, 1.9, 2.0, 5.0, 5.5):
         due.append(clock.due(1))
     assert due == [False, True, False, False, True, True, False]
+
+
+@pytest.mark.parametrize("interval", ["1", "7"])
+def test_every_line_is_written_once_the_last_update_included(interval):
+    train("a2c", "--log-interval", interval)
+    with open("run/progress.csv") as file:
+        updates = [int(row["update"]) for row in csv.DictReader(file)]
+    assert updates == sorted(set(updates))
+    assert updates[-1] == 40
