@@ -157,11 +157,6 @@ class AuxiliaryHeads(nn.Module):
         given = zip(self.heads, self(layers).items(), strict=True)
         return {label: x.softmax(-1) if head.classes else x for head, (label, x) in given}
 
-    @staticmethod
-    def head_loss(head: Head, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
-        """L of one head, without its weight."""
-        return head_loss(head, predictions[head.label], targets[head.target])
-
     def losses(
         self, predictions: dict[str, Tensor], targets: dict[str, Tensor], coef: float
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
@@ -174,7 +169,7 @@ class AuxiliaryHeads(nn.Module):
         """
         if not self.heads:
             return None, {}
-        losses = {head.label: self.head_loss(head, predictions, targets) for head in self.heads}
+        losses = {head.label: head_loss(head, predictions[head.label], targets[head.target]) for head in self.heads}
         total = torch.stack([head.weight * losses[head.label] for head in self.heads]).sum()
         metrics = {f"losses/auxiliary/{label}": loss.detach() for label, loss in losses.items()}
         return coef * total, {"losses/auxiliary_loss": total.detach(), **metrics}

@@ -17,6 +17,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from a2c_ppo_acktr.auxiliary import head_loss
 from a2c_ppo_acktr.returns import normalize
 from a2c_ppo_acktr.spaces import to_tensor, tree_map
 from a2c_ppo_acktr.utils import UsageError
@@ -230,7 +231,7 @@ def gradient_cosines(algorithm: Any, envs: Any, num_steps: int = 128) -> pd.Data
             new.backward(*slopes, None)
         else:
             nothing = [slope * 0.0 for slope in slopes]
-            new.backward(*nothing, policy.auxiliary.head_loss(head, new.predictions, batch.targets))
+            new.backward(*nothing, head_loss(head, new.predictions[head.label], batch.targets[head.target]))
         return policy.flat_grad.clone()
 
     own = gradient(None)
