@@ -165,6 +165,10 @@ def test_runs_are_found_listed_and_read(trained):
     assert runs.find(root) == runs.find(trained) == runs.find(str(root / "o*")) == [trained]
     with pytest.raises(UsageError, match="no run there"):
         runs.find(root / "nothing")
+    latest = trained / "checkpoints" / "latest.pt"
+    assert runs.checkpoint_of(root / "o*") == runs.checkpoint_of(trained) == runs.checkpoint_of(latest) == latest
+    with pytest.raises(UsageError, match="no checkpoint 7; there are"):
+        runs.checkpoint_of(trained, "7")
     table = runs.table(root)
     assert table["steps"].tolist() == [512]
     assert table["finished"].tolist() == [True]

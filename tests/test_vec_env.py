@@ -210,6 +210,26 @@ def test_actions_reach_the_environment_in_its_own_terms():
     assert to_env_actions(spaces.MultiDiscrete([2, 3], start=[1, 5]), np.array([[0, 2]])).tolist() == [[1, 7]]
 
 
+def test_nested_signals_are_the_same_on_every_backend():
+    several = [
+        make_vec_envs("Navigation-v0", 3, seed=4, vec_env=backend, env_kwargs={"max_steps": 30}, normalize=False)
+        for backend in ("dummy", "subproc", "native")
+    ]
+    for envs in several:
+        envs.reset()
+    rng, ends = np.random.default_rng(0), 0
+    for _ in range(100):
+        actions = rng.integers(0, 4, 3)
+        steps = [envs.step_arrays(actions) for envs in several]
+        for other in steps[1:]:
+            assert_same(steps[0].signals, other.signals)
+            assert_same(steps[0].ended, other.ended)
+        ends += steps[0].ended is not None
+    assert ends >= 3
+    for envs in several:
+        envs.close()
+
+
 @pytest.mark.parametrize("backend", ["dummy", "subproc"])
 def test_actions_beyond_the_bounds_are_clipped_everywhere_but_in_mujoco(backend):
     cost = {}

@@ -151,16 +151,41 @@ def _series(run: Path, value: str, window: int) -> tuple[np.ndarray, np.ndarray]
     return frame["step"].to_numpy(), frame["value"].to_numpy()
 
 
-def load(run: str | Path, *, trained: bool = True, seed: int = 1, **kwargs: Any) -> tuple[algo.Algorithm, Envs]:
+def checkpoint_of(place: str | Path, which: str = "latest") -> Path:
+    """A checkpoint by name: of a run folder, an experiment of a queue or a pattern, or the file itself.
+
+    Args:
+        place: must mean one run.
+        which: `latest`, `best`, or the number of an update.
+
+    Raises:
+        UsageError: several runs, or none, or no such checkpoint.
+    """
+    if Path(place).is_file():
+        return Path(place)
+    runs = find(place)
+    if len(runs) > 1:
+        raise UsageError(f"{place}: one run is wanted, and there are {', '.join(map(_name, runs))}")
+    path = runs[0] / "checkpoints" / f"{which}.pt"
+    if not path.is_file():
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.pt"))) or "none"
+        raise UsageError(f"{runs[0]}: no checkpoint {which}; there are {there}")
+    return path
+
+
+def load(
+    place: str | Path, which: str = "latest", *, trained: bool = True, seed: int = 1, **kwargs: Any
+) -> tuple[algo.Algorithm, Envs]:
     """The agent of a run or checkpoint and environments as it was trained in, frozen.
 
     Args:
-        run: run folder or checkpoint.
+        place: as of `checkpoint_of`.
+        which: as of `checkpoint_of`.
         trained: False gives the same networks as they were before training, from another seed, for comparison.
         seed: of everything that follows: environments, actions that are sampled, untrained parameters.
         kwargs: as of `evaluate.load_agent`.
     """
-    path = checkpoint.find(run, None)
+    path = checkpoint_of(place, which)
     algorithm, envs = load_agent(path, seed=seed, **kwargs)
     seed_everything(seed)
     if not trained:
