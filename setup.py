@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "atari": ["ale-py>=0.11", "opencv-python-headless>=4.9"],
-    "mujoco": ["mujoco>=3.2,<4"],
+    "mujoco": ["mujoco>=3.2,<4", "imageio>=2.14"],
     "pybullet": ["pybullet>=3.2.6", "pybullet_envs_gymnasium>=0.6"],
     "dm_control": ["dm-control>=1.0.28", "shimmy>=2.0", "mujoco>=3.2,<4"],
     "box2d": ["box2d>=2.3.10", "pygame-ce>=2.5"],
