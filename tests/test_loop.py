@@ -118,8 +118,7 @@ def test_a_resumed_run_drops_rows_newer_than_the_checkpoint_and_adds_its_own():
     main.train(arguments.parse(["--resume", "run/checkpoints/4.pt", "--num-env-steps", "512"]))
     with open("run/progress.csv") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows[:-1]] == [64 * k for k in range(1, 9)]
-    assert int(rows[-1]["step"]) == 512
+    assert [int(row["step"]) for row in rows] == [64 * k for k in range(1, 9)]
     assert len(open("run/command.txt").read().splitlines()) == 2
 
 
