@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
@@ -155,8 +156,9 @@ def probe_scores(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, (7, 3.6))
     shown = frame.assign(target=frame["target"].str.split("/").str[-1])
     sns.barplot(shown, x="target", y="score", hue="agent", errorbar=None, ax=ax)
-    for container in ax.containers:
-        ax.bar_label(container, fmt="%.2f", fontsize=8)  # type: ignore[arg-type]
+    for bars in ax.containers:
+        if isinstance(bars, BarContainer):
+            ax.bar_label(bars, fmt="%.2f", fontsize=8)
     ax.set(xlabel="", ylabel="score on held-out episodes", ylim=(min(0.0, frame["score"].min()), 1.1))
     return ax
 
