@@ -79,6 +79,8 @@ class Evaluation(NamedTuple):
     gradient of the policy's flat parameters."""
     predictions: dict[str, Tensor] = {}
     """Of the auxiliary heads, by label, with their graph."""
+    output: Any = None
+    """`model.PolicyOutput` with its graph, where it was asked for."""
 
 
 class Ended(NamedTuple):

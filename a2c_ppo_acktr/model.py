@@ -142,10 +142,22 @@ class Policy(nn.Module):
             return self.base(obs, carry, masks)[0]
 
     def evaluate_actions(
-        self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], actions: Tensor
+        self,
+        obs: Tree,
+        carry: Tensor,
+        masks: Tensor,
+        signals: dict[str, Tree],
+        actions: Tensor,
+        *,
+        with_graph: bool = False,
     ) -> Evaluation:
-        """Value, log-probability of `actions` and entropy, each `[...]` like `masks`; needs `flatten` before."""
-        if self.fused is not None and ACTION_MASK not in signals and not self.auxiliary.heads:
+        """Value, log-probability of `actions` and entropy, each `[...]` like `masks`; needs `flatten` before.
+
+        `with_graph` gives the distribution and everything else that was computed, with its graph, as `output`.
+        """
+        written_out = self.fused is not None and ACTION_MASK not in signals and not self.auxiliary.heads
+        if written_out and not with_graph:
+            assert self.fused is not None
             evaluation = self.fused.evaluate(obs, actions)
         else:
             evaluation = self._evaluate(self(obs, carry, masks, signals), actions)
@@ -170,4 +182,4 @@ class Policy(nn.Module):
                 torch.autograd.backward((*outputs, auxiliary_loss), [*grads, torch.ones_like(auxiliary_loss)])
 
         _, (value, log_prob, entropy) = arrays(*outputs)
-        return Evaluation(value, log_prob, entropy, backward, self.auxiliary(output.layers))
+        return Evaluation(value, log_prob, entropy, backward, self.auxiliary(output.layers), output)
