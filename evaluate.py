@@ -119,6 +119,7 @@ def load_agent(
         render_mode=render_mode,
         aux_wrapper_kwargs=args.aux_wrapper_kwargs,
         auxiliary_truth_sizes=args.auxiliary_truth_sizes,
+        time_feature=args.time_feature,
     )
     set_threads((os.cpu_count() or 1) if is_image(envs.observation_space) else 1)
     try:

@@ -51,6 +51,7 @@ class RunConfig:
     clip_actions: bool | None = flag(
         None, "keep continuous actions within their bounds (default: everywhere but in MuJoCo)"
     )
+    time_feature: bool = flag(False, "append the share of the time limit that has passed to vector observations")
     frame_stack: int | None = flag(None, "images to stack (default: 4 for Atari, 1 elsewhere)", low=1)
     vec_env: str = flag(
         "auto",

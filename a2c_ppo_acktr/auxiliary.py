@@ -19,6 +19,7 @@ what the space asks for, `(depth, side, name)` for what that target's space asks
 (NaN, or a negative class) are left out of the mean.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -173,6 +174,24 @@ class AuxiliaryHeads(nn.Module):
         total = torch.stack([head.weight * losses[head.label] for head in self.heads]).sum()
         metrics = {f"losses/auxiliary/{label}": loss.detach() for label, loss in losses.items()}
         return coef * total, {"losses/auxiliary_loss": total.detach(), **metrics}
+
+    def sampled_log_likelihood(self, predictions: dict[str, Tensor], coef: float) -> Tensor | float:
+        """Log p `[...]` of targets drawn from the predictions, with its graph; 0 without heads.
+
+        Scaled so that its Fisher matrix is that of `losses`, to which a unit Gaussian or a categorical counts
+        `coef` times the head's weight.
+        """
+        total: Tensor | float = 0.0
+        for head in self.heads:
+            x = predictions[head.label]
+            if head.classes:
+                log_probs = x.log_softmax(-1)
+                race = log_probs.detach().exp() / torch.empty_like(x).exponential_()
+                log_p = log_probs.gather(-1, race.argmax(-1, keepdim=True)).squeeze(-1)
+            else:
+                log_p = -0.5 * (x - (x + torch.randn_like(x)).detach()).square().sum(-1)
+            total = total + math.sqrt(coef * abs(head.weight)) * log_p
+        return total
 
 
 def head_loss(head: Head, prediction: Tensor, target: Tensor) -> Tensor:

@@ -200,7 +200,8 @@ class DiagGaussianHead(nn.Module):
 
     def forward(self, features: Tensor) -> DiagGaussian:
         """The distribution at each row."""
-        return DiagGaussian(self.mean(features), self.log_std)
+        mean = self.mean(features)
+        return DiagGaussian(mean, self.log_std.expand_as(mean))
 
 
 class BernoulliHead(nn.Module):

@@ -22,6 +22,7 @@ WRAPPER_ATTRIBUTES: dict[type, tuple[str, ...]] = {
     gym_wrappers.PassiveEnvChecker: ("checked_reset", "checked_step"),
     gym_wrappers.RecordEpisodeStatistics: ("episode_returns", "episode_lengths"),
     gym_wrappers.FlattenObservation: (),
+    gym_wrappers.TimeAwareObservation: ("timesteps",),
     atari_wrappers.NoopResetEnv: (),
     atari_wrappers.FireResetEnv: (),
     atari_wrappers.MaxAndSkipEnv: (),

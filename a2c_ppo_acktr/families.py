@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 from gymnasium.envs.registration import parse_env_id
-from gymnasium.wrappers import FlattenObservation
+from gymnasium.wrappers import FlattenObservation, TimeAwareObservation
 
 from a2c_ppo_acktr import navigation
 from a2c_ppo_acktr.targets import DeclareAuxiliary
@@ -139,11 +140,12 @@ def make_env(
     env_kwargs: dict[str, Any] | None = None,
     render_mode: str | None = None,
     auxiliary_truth_sizes: Sequence[int] | None = None,
+    time_feature: bool = False,
 ) -> gym.Env:
     """One environment by its resolved id, wrapped so that images are channels first and statistics are kept.
 
     Raises:
-        UsageError: the environment does not accept `env_kwargs`, or lacks something to start.
+        UsageError: the environment does not accept `env_kwargs`, or lacks something to start or a time to show.
     """
     kwargs: dict[str, Any] = dict(env_kwargs or {})
     if render_mode is not None:
@@ -165,7 +167,19 @@ def make_env(
         known = ", ".join(str(mode) for mode in modes) or "none"
         raise UsageError(f"--env-name {env_id}: cannot be shown: needs render mode {render_mode} and has {known}")
     env = wrap_atari(env) if atari else _wrap_other(env, env_id)
+    if time_feature:
+        env = _add_time(env, env_id)
     return DeclareAuxiliary(env, auxiliary_truth_sizes) if auxiliary_truth_sizes else env
+
+
+def _add_time(env: gym.Env, env_id: str) -> gym.Env:
+    """Append the share of the time limit that has passed to the observation (Pardo et al. 2018)."""
+    space = env.observation_space
+    limited = env.spec is not None and env.spec.max_episode_steps is not None
+    if not limited or not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        env.close()
+        raise UsageError(f"--time-feature: {env_id} needs a time limit and vector observations")
+    return TimeAwareObservation(env, normalize_time=True)
 
 
 def _wrap_other(env: gym.Env, env_id: str) -> gym.Env:

@@ -81,7 +81,12 @@ class _TanhLayers(torch.autograd.Function):
 
 
 class TanhMLP(nn.Sequential):
-    """Linear and tanh layers of the given sizes, orthogonal with gain sqrt(2); one size is no layer."""
+    """Linear and tanh layers of the given sizes, orthogonal with gain sqrt(2); one size is no layer.
+
+    They are computed module by module, as hooks need it, where `written_out` is False.
+    """
+
+    written_out = True
 
     def __init__(self, *sizes: int) -> None:
         modules: list[nn.Module] = []
@@ -98,7 +103,7 @@ class TanhMLP(nn.Sequential):
         """The output of every layer, `[..., sizes[1]]` to `[..., sizes[-1]]`."""
         if not self.leaves:
             return []
-        if x.device.type != "cpu" or x.dtype != torch.float32:
+        if x.device.type != "cpu" or x.dtype != torch.float32 or not self.written_out:
             outputs = list(itertools.accumulate(self, lambda h, module: module(h), initial=x))
             return outputs[2::2]
         if x.dim() == 2:

@@ -1,6 +1,7 @@
 """Flags, help, and bad input: one clear line, exit code 2, nothing created."""
 
 import io
+import math
 import pickle
 import re
 import shlex
@@ -32,7 +33,7 @@ def parse(line):
 BAD = [
     ("--env-name NoSuchEnv-v0", "NoSuchEnv-v0"),
     ("--env-name CartPol-v1", "Did you mean: `CartPole`"),
-    ("--algo pppo", "choose from a2c, ppo"),
+    ("--algo pppo", "choose from a2c, acktr, ppo"),
     ("--env-name CartPole-v1 --learning-rate 3", "--learning-rate"),
     ("--env-name CartPole-v1 --num-proceses 3", "did you mean --num-processes"),
     ("--num-env-steps -5", "at least 1"),
@@ -51,6 +52,9 @@ BAD = [
     ("--env-name CartPole-v1 --nn-base-kwargs hiden_size=3", "hiden_size"),
     ("--env-name Pendulum-v1 --env-kwargs gravitas=1", "gravitas"),
     ("--env-name CartPole-v1 --vec-env fast", "auto, native, dummy, subproc"),
+    ("--env-name CartPole-v1 --algo acktr --recurrent-policy", "K-FAC knows no factors for a GRU"),
+    ("--env-name FrozenLake-v1 --time-feature", "vector observations"),
+    ("--env-name CartPole-v1 --time-feature --vec-env native", "cannot use it"),
     ("--env-name CartPole-v1 --frame-stack 4", "only images"),
     ("--env-name CartPole-v1 --preset nothing", "classic"),
     ("--env-name CartPole-v1 --gail", "--gail"),
@@ -141,7 +145,7 @@ def test_help_shows_the_flags_of_the_algorithm_and_their_defaults(algorithm, cap
     text = " ".join(capsys.readouterr().out.split())
     assert "discount of rewards (default: 0.99)" in text
     assert ("--target-kl" in text) == (algorithm == "ppo")
-    assert ("--norm-adv " in text) == (algorithm == "a2c")
+    assert ("--norm-adv " in text) == (algorithm in ("a2c", "acktr"))
 
 
 UPSTREAM_DEFAULTS = {
@@ -180,7 +184,9 @@ def test_upstream_defaults_are_kept():
     assert {name: getattr(args, name) for name in UPSTREAM_DEFAULTS} == UPSTREAM_DEFAULTS
     for algorithm in ALGORITHMS:
         config = parse(f"--algo {algorithm}").config
-        assert {name: getattr(config, name) for name in UPSTREAM_CONFIG} == UPSTREAM_CONFIG
+        # upstream's ACKTR takes its optimizer's own rate and bounds no gradient
+        own = {"lr": 0.25, "max_grad_norm": math.inf} if algorithm == "acktr" else {}
+        assert {name: getattr(config, name) for name in UPSTREAM_CONFIG} == UPSTREAM_CONFIG | own
     ppo = parse("--algo ppo").config
     assert (ppo.ppo_epoch, ppo.num_mini_batch, ppo.clip_param) == (4, 32, 0.2)
 
@@ -190,18 +196,19 @@ ALL_UPSTREAM_FLAGS = (
     "--gae-lambda 0.9 --entropy-coef 0 --value-loss-coef 1 --max-grad-norm 1 --seed 3 --cuda-deterministic "
     "--num-processes 4 --num-steps 8 --ppo-epoch 2 --num-mini-batch 4 --clip-param 0.1 --log-interval 1 "
     "--save-interval 7 --eval-interval 9 --num-env-steps 10e6 --env-name CartPole-v1 --log-dir /x --save-dir y "
-    "--no-cuda --use-proper-time-limits --recurrent-policy --use-linear-lr-decay"
+    "--no-cuda --use-proper-time-limits --use-linear-lr-decay"
 )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_upstream_flag_is_accepted_and_idle_ones_get_one_line(algorithm, capsys):
-    args = parse(f"--algo {algorithm} {ALL_UPSTREAM_FLAGS}")
+    recurrent = "" if algorithm == "acktr" else "--recurrent-policy"
+    args = parse(f"--algo {algorithm} {ALL_UPSTREAM_FLAGS} {recurrent}")
     assert (args.num_env_steps, args.cuda, args.config.lr, args.save_interval) == (10_000_000, False, 1e-3, 7)
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 1
-    assert ("--ppo-epoch has no effect" in warnings[0]) == (algorithm == "a2c")
-    assert ("--alpha has no effect" in warnings[0]) == (algorithm == "ppo")
+    assert ("--ppo-epoch has no effect" in warnings[0]) == (algorithm != "ppo")
+    assert ("--alpha has no effect" in warnings[0]) == (algorithm != "a2c")
     assert "--gail-epoch has no effect without --gail" in warnings[0]
 
 
@@ -213,10 +220,11 @@ RECIPES = [
     '--env-name "Reacher-v2" --algo ppo --use-gae --log-interval 1 --num-steps 2048 --num-processes 1 --lr 3e-4 '
     "--entropy-coef 0 --value-loss-coef 0.5 --ppo-epoch 10 --num-mini-batch 32 --gamma 0.99 --gae-lambda 0.95 "
     "--num-env-steps 1000000 --use-linear-lr-decay --use-proper-time-limits",
+    '--env-name "PongNoFrameskip-v4" --algo acktr --num-processes 32 --num-steps 20',
 ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=["atari a2c", "atari ppo", "mujoco a2c", "mujoco ppo"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=["atari a2c", "atari ppo", "mujoco a2c", "mujoco ppo", "atari acktr"])
 @pytest.mark.usefixtures("_elsewhere")
 def test_upstream_recipe_runs_its_first_updates(recipe, capsys):
     args = parse(recipe)

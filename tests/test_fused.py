@@ -81,7 +81,7 @@ def test_actions_are_drawn_from_the_policys_distribution(kind):
         torch.testing.assert_close(frequencies, distribution.log_probs[0].exp(), atol=6e-3, rtol=0)
     else:
         torch.testing.assert_close(action.mean(0), distribution.mean[0], atol=5e-2, rtol=0)
-        torch.testing.assert_close(action.std(0), distribution.log_std.exp(), atol=5e-2, rtol=0)
+        torch.testing.assert_close(action.std(0), distribution.log_std[0].exp(), atol=5e-2, rtol=0)
 
 
 @BOTH

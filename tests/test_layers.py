@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = "a2c_ppo_acktr"
 BOTTOM = {"interfaces", "utils", "flags", "spaces", "normalization", "returns"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
-LEARNING = BOTTOM | NETWORKS | {"bases", "auxiliary", "model", "storage"}
+LEARNING = BOTTOM | NETWORKS | {"fused", "bases", "auxiliary", "model", "storage", "kfac"}
 STEPPING = {"vec_env", "vec_wrappers", "subproc", "native", "joint", "arena", "navigation"}
 ENVIRONMENTS = STEPPING | {"wrappers", "targets", "env_state", "families", "envs"}
 
@@ -18,6 +18,8 @@ ALLOWED = {
     "auxiliary": BOTTOM | {"bases"},
     "model": BOTTOM | NETWORKS | {"fused", "bases", "auxiliary"},
     "storage": BOTTOM,
+    "curvature": BOTTOM | {"distributions"},
+    "kfac": BOTTOM | {"curvature"},
     **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS | {"rendering", "video"}),
     "rendering": set(),
     "video": {"utils"},

@@ -5,11 +5,12 @@ from typing import Any
 import torch
 
 from a2c_ppo_acktr.algo.a2c import A2C
+from a2c_ppo_acktr.algo.acktr import ACKTR
 from a2c_ppo_acktr.algo.base import Algorithm
 from a2c_ppo_acktr.algo.ppo import PPO
 from a2c_ppo_acktr.interfaces import EnvSpaces
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"a2c": A2C, "ppo": PPO}
+ALGORITHMS: dict[str, type[Algorithm]] = {"a2c": A2C, "acktr": ACKTR, "ppo": PPO}
 
 
 def make(name: str, config: Any, spaces: EnvSpaces, device: torch.device | str = "cpu") -> Algorithm:

@@ -13,10 +13,11 @@ Deviations from the paper:
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, make_optimizer, make_policy
 from a2c_ppo_acktr.flags import flag
@@ -27,11 +28,17 @@ from a2c_ppo_acktr.utils import arrays, clip_grad_norm
 
 
 @dataclass
-class A2CConfig(ActorCriticConfig):
+class A2CLossConfig(ActorCriticConfig):
+    """Flags of A2C's losses."""
+
+    norm_adv: bool = flag(False, "normalize advantages over the rollout")
+
+
+@dataclass
+class A2CConfig(A2CLossConfig):
     """Flags of A2C."""
 
     optimizer: str = flag("rmsprop", "rmsprop (upstream) or adam", choices=("rmsprop", "adam"))
-    norm_adv: bool = flag(False, "normalize advantages over the rollout")
 
     def without_effect(self) -> dict[str, str]:
         """See `ActorCriticConfig`."""
@@ -42,16 +49,20 @@ class A2CConfig(ActorCriticConfig):
 class A2C(Algorithm):
     """See the module's docstring; arguments as in `Algorithm`."""
 
-    Config = A2CConfig
-    config: A2CConfig
+    Config: ClassVar[type] = A2CConfig
+    config: A2CLossConfig
 
-    def __init__(self, spaces: EnvSpaces, config: A2CConfig, device: torch.device) -> None:
+    def __init__(self, spaces: EnvSpaces, config: A2CLossConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
         self.policy = make_policy(spaces, config).to(device)
         self.parameters = self.policy.flatten()
-        self.optimizer = make_optimizer(
-            config.optimizer, self.parameters, lr=config.lr, eps=config.eps, alpha=config.alpha
-        )
+        self.optimizer = self.make_optimizer()
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """What moves the parameters."""
+        config = self.config
+        assert isinstance(config, A2CConfig)
+        return make_optimizer(config.optimizer, self.parameters, lr=config.lr, eps=config.eps, alpha=config.alpha)
 
     @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
@@ -64,21 +75,29 @@ class A2C(Algorithm):
             use_proper_time_limits=config.use_proper_time_limits,
         )
         batch = storage.whole(recurrent=policy.carry_size > 0)
-        new = policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
+        new = self.evaluate(batch)
         slopes, metrics = self.loss(new, batch)
         auxiliary_loss, auxiliary_metrics = policy.auxiliary.losses(
             new.predictions, batch.targets, config.auxiliary_loss_coef
         )
-        new.backward(*slopes, auxiliary_loss)
-        grad_norm = clip_grad_norm(self.parameters, config.max_grad_norm)
-        self.optimizer.step()
         return {
             **metrics,
             **auxiliary_metrics,
-            "losses/grad_norm": grad_norm,
+            **self.step(new, slopes, auxiliary_loss),
             "losses/explained_variance": explained_variance(storage.values, storage.returns),
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """What the policy says of the batch now."""
+        return self.policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
+
+    def step(self, new: Evaluation, slopes: tuple[Any, Any, Any], auxiliary_loss: Tensor | None) -> dict[str, Any]:
+        """Move the parameters down the gradient of the loss whose derivatives are `slopes`; returns metrics."""
+        new.backward(*slopes, auxiliary_loss)
+        grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        return {"losses/grad_norm": grad_norm}
 
     def loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
         """Derivatives of the loss by value, log-probability and entropy, and its metrics."""

@@ -1,0 +1,107 @@
+"""Actor-critic using Kronecker-factored trust region (Wu et al. 2017): A2C's losses, K-FAC's steps (see `kfac.py`).
+
+The Fisher matrix is that of the joint output distribution: the policy's, and a Gaussian around the value. Statistics
+come from fresh samples of both at the observations of each rollout:
+
+    log p = log pi(a) - vf_fisher_coef (V - v)^2,   a ~ pi(. | s),   v ~ N(V, 1)
+
+Auxiliary heads take part with unit Gaussians and categoricals, scaled as their losses are.
+
+Deviations from the paper:
+1. Actor and critic share one trust region, as in OpenAI Baselines and upstream, in continuous control too.
+2. `vf_fisher_coef` is 1, as there; 1/2 would be the unit Gaussian, so the critic's G is 4 times that one's.
+3. The learning rate decays to 0 with `--use-linear-lr-decay` only, as upstream.
+4. Gradients are clipped by global norm before they are preconditioned where `--max-grad-norm` is given.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from a2c_ppo_acktr.algo.a2c import A2C, A2CLossConfig
+from a2c_ppo_acktr.flags import flag
+from a2c_ppo_acktr.fused import TanhMLP
+from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
+from a2c_ppo_acktr.kfac import KFAC, KFACConfig
+from a2c_ppo_acktr.storage import Batch
+from a2c_ppo_acktr.utils import UsageError, clip_grad_norm
+
+
+@dataclass
+class ACKTRConfig(KFACConfig, A2CLossConfig):
+    """Flags of ACKTR."""
+
+    lr: float = flag(0.25, "learning rate; a full step without momentum", low=0)
+    max_grad_norm: float = flag(math.inf, "bound of the global norm of gradients; upstream has none", low=0)
+    kfac_vf_fisher_coef: float = flag(1.0, "weight of the value in the Fisher matrix; 0.5 is a unit Gaussian", low=0)
+
+    def check(self, num_steps: int, num_processes: int) -> None:
+        """See `ActorCriticConfig`."""
+        super().check(num_steps, num_processes)
+        if self.recurrent_policy:
+            raise UsageError("--algo acktr has no --recurrent-policy: K-FAC knows no factors for a GRU; a2c and ppo do")
+
+    def without_effect(self) -> dict[str, str]:
+        """See `ActorCriticConfig`."""
+        rmsprop = dict.fromkeys(("eps", "alpha"), "has no effect on acktr: K-FAC has --kfac-damping instead")
+        floor = {} if self.kfac_inverse == "eigen" else {"kfac_min_eigenvalue": "has no effect on Cholesky's inverses"}
+        return super().without_effect() | rmsprop | floor
+
+
+class ACKTR(A2C):
+    """See the module's docstring; arguments as in `Algorithm`.
+
+    Raises:
+        UsageError: names a layer that K-FAC does not know.
+    """
+
+    Config = ACKTRConfig
+    config: ACKTRConfig
+    optimizer: KFAC
+
+    def __init__(self, spaces: EnvSpaces, config: ACKTRConfig, device: torch.device) -> None:
+        super().__init__(spaces, config, device)
+        for module in self.policy.modules():
+            if isinstance(module, TanhMLP):
+                module.written_out = False  # K-FAC watches every layer
+
+    def make_optimizer(self) -> KFAC:
+        """See `A2C`."""
+        return KFAC(self.policy, self.config.lr, self.config)
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """See `A2C`."""
+        with self.optimizer.watch():
+            return self.policy.evaluate_actions(
+                batch.obs, batch.carry, batch.masks, batch.signals, batch.actions, with_graph=True
+            )
+
+    def step(self, new: Evaluation, slopes: tuple[Any, Any, Any], auxiliary_loss: Tensor | None) -> dict[str, Any]:
+        """See `A2C`."""
+        optimizer = self.optimizer
+        if optimizer.statistics_due:
+            optimizer.observe(self.sampled_log_likelihood(new))
+        new.backward(*slopes, auxiliary_loss)
+        grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
+        frozen = self.policy.frozen
+        kept = self.parameters.detach()[frozen] if frozen is not None else None
+        optimizer.step()
+        if kept is not None:
+            self.parameters.data[frozen] = kept  # a layer's direction mixes the gradients of its parameters
+        return {
+            "losses/grad_norm": grad_norm,
+            "losses/predicted_kl": optimizer.predicted_kl,
+            "losses/trust_region_scale": optimizer.scale,
+            "losses/kfac_failures": optimizer.failures,
+        }
+
+    def sampled_log_likelihood(self, new: Evaluation) -> Tensor:
+        """Log p `[B]` of outputs drawn from the policy, its value and its auxiliary heads, up to constants."""
+        value, distribution = new.output.value, new.output.distribution
+        with torch.no_grad():
+            action, sampled_value = distribution.sample(), value + torch.randn_like(value)
+        log_prob = distribution.log_prob(action) - self.config.kfac_vf_fisher_coef * (value - sampled_value).square()
+        return log_prob + self.policy.auxiliary.sampled_log_likelihood(new.predictions, self.config.auxiliary_loss_coef)
