@@ -5,6 +5,18 @@ PRESETS: dict[str, dict[str, str]] = {
         # Stable-Baselines3's RL Zoo, CartPole-v1
         "classic": "--num-processes 8 --num-steps 5 --entropy-coef 0 --no-normalize-env",
     },
+    "acktr": {
+        # Stable-Baselines 2's RL Zoo, CartPole-v1; its value loss has a factor 1/2, as the next one's
+        "classic": "--num-processes 8 --num-steps 20 --entropy-coef 0 --value-loss-coef 0.125 --use-linear-lr-decay "
+        "--no-normalize-env",
+        # Stable-Baselines 2's RL Zoo, HalfCheetahBulletEnv-v0; advantages are normalized by its ACKTR itself
+        "pybullet": "--num-processes 1 --num-steps 128 --entropy-coef 0 --lr 0.0217 --gamma 0.98 "
+        "--value-loss-coef 0.473 --norm-adv --time-feature",
+        # our own: upstream's ran on Atari only
+        "mujoco": "--num-processes 16 --num-steps 5 --entropy-coef 0 --use-gae --use-proper-time-limits",
+        # upstream's README
+        "atari": "--num-processes 32 --num-steps 20",
+    },
     "ppo": {
         # Stable-Baselines3's RL Zoo, CartPole-v1 (the zoo decays the clip range too)
         "classic": "--num-processes 8 --num-steps 32 --num-mini-batch 1 --ppo-epoch 20 --lr 1e-3 --gamma 0.98 "

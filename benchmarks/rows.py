@@ -44,6 +44,9 @@ def _pong(name: str, flags: str) -> "Row":
     )
 
 
+_SHORT_ROLLOUTS = "--num-processes 16 --num-steps 5 --entropy-coef 0 --use-gae --use-proper-time-limits"
+"""The preset mujoco of ACKTR, for A2C too."""
+
 _NAVIGATION = (
     "--algo ppo --env-name Navigation-v0 --use-gae --use-proper-time-limits --no-normalize-env --num-processes 16 "
     "--num-steps 128 --num-mini-batch 4 --lr 1e-3 --use-linear-lr-decay --nn-base FlexBase"
@@ -129,6 +132,53 @@ _ROWS = [
         published="none at 300k",
         reference=None,
         source="for the curves before and after the work on speed",
+    ),
+    Row(
+        "acktr-cartpole",
+        "--algo acktr --env-name CartPole-v1 --preset classic",
+        steps=1_000_000,
+        seeds=(1, 2, 3),
+        published="487.6",
+        reference=487.6,
+        source="Stable-Baselines 2's RL Zoo, one run, evaluation",
+        metric="evaluation",
+    ),
+    Row(
+        "acktr-cheetah-bullet",
+        "--algo acktr --env-name HalfCheetahBulletEnv-v0 --preset pybullet",
+        steps=2_000_000,
+        seeds=(1, 2),
+        published="2535",
+        reference=2535.0,
+        source="Stable-Baselines 2's RL Zoo, one run, evaluation",
+        metric="evaluation",
+    ),
+    Row(
+        "acktr-cheetah",
+        f"--algo acktr --env-name HalfCheetah-v5 {_SHORT_ROLLOUTS}",
+        steps=1_000_000,
+        seeds=(1, 2, 3),
+        published="none; A2C beside it",
+        reference=None,
+        source="row a2c-cheetah, the same settings",
+    ),
+    Row(
+        "a2c-cheetah",
+        f"--algo a2c --env-name HalfCheetah-v5 {_SHORT_ROLLOUTS}",
+        steps=1_000_000,
+        seeds=(1, 2, 3),
+        published="none; ACKTR beside it",
+        reference=None,
+        source="row acktr-cheetah, the same settings",
+    ),
+    Row(
+        "acktr-pong",
+        "--algo acktr --env-name PongNoFrameskip-v4 --preset atari",
+        steps=1_000_000,
+        seeds=(1,),
+        published="19.2 at 5M",
+        reference=19.2,
+        source="Stable-Baselines 2's RL Zoo, one run, evaluation; no figure at 1M is published",
     ),
     _navigation(
         "navigation-heads",
