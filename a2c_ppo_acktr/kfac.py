@@ -149,11 +149,10 @@ class KFAC(torch.optim.Optimizer):
         if not self.statistics_due:
             return
         decay, batch, fresh = self.config.kfac_stat_decay, len(log_likelihood), set(range(len(self.inputs)))
-        watched = [seen for seen in self.watched if seen is not None]
-        edges = [edge for _, edge in watched]
-        grads = torch.autograd.grad(log_likelihood.sum(), edges, retain_graph=True, materialize_grads=True)
-        for layer, curvature, number, (x, _), grad in zip(
-            self.layers, self.curvatures, self.input_of, watched, grads, strict=True
+        inputs = [seen[0] for seen in self.watched if seen is not None]
+        grads = self.output_gradients(log_likelihood)
+        for layer, curvature, number, x, grad in zip(
+            self.layers, self.curvatures, self.input_of, inputs, grads, strict=True
         ):
             if number in fresh:
                 fresh.remove(number)
@@ -161,12 +160,17 @@ class KFAC(torch.optim.Optimizer):
             self.failures += not curvature.outputs.average(layer.output_moment(grad), decay)
         self.watched = []
 
+    def output_gradients(self, log_likelihood: Tensor) -> tuple[Tensor, ...]:
+        """Each sample's gradient by each watched layer's output."""
+        edges = [seen[1] for seen in self.watched if seen is not None]
+        return torch.autograd.grad(log_likelihood.sum(), edges, retain_graph=True, materialize_grads=True)
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move the parameters along the natural gradient within the trust region."""
         config, lr = self.config, self.param_groups[0]["lr"]
         if self.steps % config.kfac_inverse_interval == 0:
-            self._invert()
+            self.invert()
         damping = config.kfac_damping + config.kfac_weight_decay
         directions, product = [], torch.zeros(())
         for layer, curvature, number in zip(self.layers, self.curvatures, self.input_of, strict=True):
@@ -194,7 +198,8 @@ class KFAC(torch.optim.Optimizer):
             self.scale = min(1.0, math.sqrt(self.config.kfac_clip / squared)) if squared > 0.0 else 1.0
         self.predicted_kl = 0.5 * (self.scale * lr) ** 2 * product if self.scale > 0.0 else 0.0
 
-    def _invert(self) -> None:
+    def invert(self) -> None:
+        """Find eigenvectors or inverses of the factors as they are now."""
         config, eigen = self.config, self.config.kfac_inverse == "eigen"
         if eigen:
             for factor in [*self.inputs, *(curvature.outputs for curvature in self.curvatures)]:

@@ -8,7 +8,8 @@ gradient steps; a constant learning rate; advantages normalized per minibatch an
 2. Its PPO value loss carries no factor 1/2; the project's does. A constant in the loss, no work.
 3. The project also writes its files (monitor CSVs, metric lines, TensorBoard); the peer writes none.
 4. Its environments are in this process (`DummyVecEnv`, its default).
-5. The project tells glibc to keep freed memory and OpenMP's idle threads to give way sooner, as `main.py` does; the
+5. ACKTR, which nobody maintains, is measured beside A2C with the same rollouts, which has less to compute.
+6. The project tells glibc to keep freed memory and OpenMP's idle threads to give way sooner, as `main.py` does; the
    peer runs as its users run it.
 """
 
@@ -48,6 +49,7 @@ class Cell:
 
 _PPO = "--algo ppo --use-gae --norm-adv-per-minibatch --no-clip-value-loss --use-proper-time-limits"
 _A2C = "--algo a2c --num-processes 16 --num-steps 5 --lr 7e-4 --entropy-coef 0.01 --use-proper-time-limits"
+_ACKTR = "--algo acktr --num-processes 32 --num-steps 20 --max-grad-norm 0.5 --use-proper-time-limits"
 _PONG = "--env-name PongNoFrameskip-v4 --nn-base-kwargs last_filters=64"
 
 _SB3_A2C = {"n_steps": 5, "learning_rate": 7e-4, "ent_coef": 0.01, "vf_coef": 0.5, "max_grad_norm": 0.5}
@@ -74,6 +76,12 @@ _LSTM = {"lstm_hidden_size": 64}
 _CELLS = [
     Cell("ppo-cartpole", _CARTPOLE, Peer("PPO", "MlpPolicy", _SB3_CARTPOLE), goal=3.0),
     Cell("a2c-cartpole", f"{_A2C} --env-name CartPole-v1 --no-normalize-env", Peer("A2C", "MlpPolicy", _SB3_A2C), 3.0),
+    Cell(
+        "acktr-cartpole",
+        f"{_ACKTR} --env-name CartPole-v1 --no-normalize-env",
+        Peer("A2C", "MlpPolicy", _SB3_A2C | {"n_steps": 20}),
+        goal=1.0,
+    ),
     Cell(
         "ppo-gru-cartpole",
         f"{_CARTPOLE} --recurrent-policy",
@@ -107,5 +115,6 @@ _CELLS = [
     Cell("ppo-pong", _PPO_PONG, Peer("PPO", "CnnPolicy", _SB3_PONG), goal=2.0, atari=True),
     Cell("ppo-pong-bfloat16", f"{_PPO_PONG} --bfloat16", Peer("PPO", "CnnPolicy", _SB3_PONG), goal=3.0, atari=True),
     Cell("a2c-pong", f"{_A2C} {_PONG}", Peer("A2C", "CnnPolicy", _SB3_A2C), goal=2.0, atari=True),
+    Cell("acktr-pong", f"{_ACKTR} {_PONG}", Peer("A2C", "CnnPolicy", _SB3_A2C | {"n_steps": 20}), 1.0, atari=True),
 ]
 CELLS = {cell.name: cell for cell in _CELLS}

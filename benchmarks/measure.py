@@ -242,6 +242,11 @@ def measure_profile(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
             profile.wrap(parts.storage, "compute_returns", "returns")
         profile.wrap(parts.algorithm, "update", "update")
         profile.wrap(parts.run, "after_update", "log")
+        if isinstance(parts.algorithm, algo.ACKTR):
+            profile.wrap(parts.algorithm.optimizer, "observe", "covariances")
+            profile.wrap(parts.algorithm.optimizer, "output_gradients", "Fisher backward")
+            profile.wrap(parts.algorithm.optimizer, "invert", "inverse")
+            profile.wrap(parts.algorithm.optimizer, "step", "precondition and step")
 
         def finished(updates: int, env_steps: int) -> bool:
             warming_up = watch.begun is None
