@@ -101,7 +101,29 @@ def test_an_activation_map_by_hand():
     assert found[0].tolist() == [2.0, 5.0]  # y below 0: west, east
     assert found.mask[1].all()  # too few visits
     share = analysis.spatial_information(result, "rnn_hxs", bins=2)
-    assert share[0] == pytest.approx(np.var([2.0, 5.0]) / activity.var())
+    between, within = 3 * (2 - 26 / 7) ** 2 + 4 * (5 - 26 / 7) ** 2, 2 + 12
+    assert share[0] == pytest.approx(between / (between + within))
+
+
+def test_the_share_that_places_explain_is_between_none_and_all():
+    result = recording(noise=3.0)
+    constant = np.full((len(result["rnn_hxs"]), len(result["rnn_hxs"][0]), 1), 0.1, np.float32)
+    result["rnn_hxs"] = [np.concatenate([h, c], 1) for h, c in zip(result["rnn_hxs"], constant, strict=True)]
+    for bins in (2, 5, 40):
+        share = analysis.spatial_information(result, "rnn_hxs", bins=bins)
+        assert ((share >= 0) & (share <= 1)).all()
+        assert share[-1] == 0
+    result["rnn_hxs"] = [np.sign(truth["position"]) for truth in result["auxiliary_truths"]]
+    assert analysis.spatial_information(result, "rnn_hxs", bins=2) == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [(np.ones((1200, 2), np.int64), "classes in 2 columns"), (np.ones(1200, np.int64), "one class only")],
+)
+def test_classes_that_no_probe_can_tell_apart_are_refused(target, message):
+    with pytest.raises(UsageError, match=message):
+        analysis.probe(recording(), "rnn_hxs", target)
 
 
 @pytest.fixture(scope="module", params=["a2c", "ppo --num-mini-batch 2"])

@@ -128,11 +128,18 @@ def probe(
         first_step: of each episode from which on rows count.
         test_share: of the episodes.
         seed: of the choice of episodes.
+
+    Raises:
+        UsageError: rows of one episode only, classes in several columns, or one class only to learn from.
     """
     features = rows(result, name).reshape(len(episode_of_rows(result)), -1).astype(np.float64)
     truths = rows(result, target) if isinstance(target, str) else np.asarray(target)
     classes = truths.dtype.kind in "iub"
     truths = truths.reshape(len(truths), -1)
+    if classes and truths.shape[1] > 1:
+        raise UsageError(
+            f"a probe of {target!r}: classes in {truths.shape[1]} columns; give one column of whole numbers"
+        )
     known = (truths >= 0).all(1) if classes else ~np.isnan(truths).any(1)
     known &= step_of_rows(result) >= first_step
     features, truths, groups = features[known], truths[known], episode_of_rows(result)[known]
@@ -142,6 +149,10 @@ def probe(
         )
     (train, test), *_ = GroupShuffleSplit(1, test_size=test_share, random_state=seed).split(features, groups=groups)
     if classes:
+        if len(np.unique(truths[train])) < 2:
+            raise UsageError(
+                f"a probe of {target!r}: the training episodes show one class only, so nothing to tell apart"
+            )
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         model.fit(features[train], truths[train, 0])
         predictions, wanted = model.predict(features[test]), truths[test, 0]
@@ -181,21 +192,45 @@ def activation_map(
     extent: tuple[float, float] = (-1.0, 1.0),
 ) -> np.ma.MaskedArray:
     """Mean activation of a unit at each place: `[bins (y), bins (x)]`, masked where the agent hardly went."""
-    places, activity = rows(result, position), rows(result, name)[:, unit]
-    grid: dict[str, Any] = {"bins": bins, "range": [extent, extent]}
-    visits = np.histogram2d(places[:, 1], places[:, 0], **grid)[0]
-    sums = np.histogram2d(places[:, 1], places[:, 0], weights=activity, **grid)[0]
+    visits, sums, _ = _binned(rows(result, position), rows(result, name)[:, unit], bins, extent)
     return np.ma.masked_array(sums / np.maximum(visits, 1), mask=visits < FEWEST_VISITS)
 
 
-def spatial_information(result: dict[str, Any], name: str, **kwargs: Any) -> np.ndarray:
-    """`[units]` share of each unit's variance that its activation map explains; `kwargs` as of `activation_map`."""
+def _binned(
+    places: np.ndarray, activity: np.ndarray, bins: int, extent: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Visits, sums of the activity and sums of its square at each place, each `[bins (y), bins (x)]`."""
+    grid: dict[str, Any] = {"bins": bins, "range": [extent, extent]}
+    powers = (activity.astype(np.float64) ** power for power in range(3))
+    visits, sums, squares = (np.histogram2d(places[:, 1], places[:, 0], weights=p, **grid)[0] for p in powers)
+    return visits, sums, squares
+
+
+def spatial_information(
+    result: dict[str, Any],
+    name: str,
+    *,
+    position: str = "auxiliary_truths/position",
+    bins: int = 15,
+    extent: tuple[float, float] = (-1.0, 1.0),
+) -> np.ndarray:
+    """`[units]` share of each unit's variance that its activation map explains, over the rows at places on the map.
+
+    It is the variance of the map's means, each counted as often as its place was visited, over that of the activity:
+    0 to 1, and 0 for a unit that never changes. `position`, `bins` and `extent` are those of `activation_map`.
+    """
     activity = rows(result, name)
+    places = rows(result, position)
+    activity = activity - activity.mean(0)  # sums of squares of small changes of large numbers would cancel
     found = np.zeros(activity.shape[1])
     for unit in range(activity.shape[1]):
-        values = activation_map(result, name, unit, **kwargs).compressed()
-        variance = activity[:, unit].var()
-        found[unit] = values.var() / variance if variance > 0 else 0.0
+        visits, sums, squares = (x.ravel() for x in _binned(places, activity[:, unit], bins, extent))
+        often = visits >= FEWEST_VISITS
+        visits, sums, squares = visits[often], sums[often], squares[often]
+        mean = sums.sum() / max(visits.sum(), 1)
+        total = (squares - mean * sums).sum()
+        between = (sums * (sums / visits - mean)).sum()
+        found[unit] = np.clip(between / total, 0.0, 1.0) if total > 1e-12 else 0.0
     return found
 
 
