@@ -214,12 +214,7 @@ def gradient_cosines(algorithm: Any, envs: Any, num_steps: int = 128) -> pd.Data
     policy, config = algorithm.policy, algorithm.config
     storage = algorithm.make_storage(num_steps, envs.num_envs)
     algorithm.make_collector(envs, storage).collect()
-    storage.compute_returns(
-        policy.get_value,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda if config.use_gae else None,
-        use_proper_time_limits=config.use_proper_time_limits,
-    )
+    storage.compute_returns(policy.get_value, **config.return_settings())
     if not getattr(config, "norm_adv_per_minibatch", True):
         storage.advantages = normalize(storage.advantages)
     batch = storage.whole(recurrent=policy.carry_size > 0)

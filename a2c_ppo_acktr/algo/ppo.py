@@ -85,12 +85,7 @@ class PPO(Algorithm):
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """`ppo_epoch` passes over the rollout, fewer where `target_kl` says so."""
         config, policy = self.config, self.policy
-        storage.compute_returns(
-            policy.get_value,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda if config.use_gae else None,
-            use_proper_time_limits=config.use_proper_time_limits,
-        )
+        storage.compute_returns(policy.get_value, **config.return_settings())
         if not config.norm_adv_per_minibatch:
             storage.advantages = normalize(storage.advantages)
         return self._epochs(storage) | {
