@@ -79,8 +79,10 @@ def test_returns_bootstrap_from_the_true_successor(seed, steps, num, limits, kin
     gamma, lam, learner = 0.9, 0.8, None
     values, ratios = storage.values, torch.ones(steps, num)
     if kind == "learner":  # another policy than the one that acted
-        values, ratios = values + torch.randn(steps, num), torch.randn(steps, num).exp()
-        kind, learner = "v-trace", (values, storage.log_probs + ratios.log())
+        noise = torch.randn(2, steps, num, generator=torch.Generator().manual_seed(seed))
+        values, ratios = values + noise[0], noise[1].exp()
+        storage.log_probs.fill_(-1.5)
+        kind, learner = "v-trace", (values, noise[1] - 1.5)
     storage.compute_returns(
         value_of, kind=kind, gamma=gamma, gae_lambda=lam, use_proper_time_limits=limits, learner=learner
     )
@@ -139,6 +141,18 @@ def test_recurrent_minibatches_are_whole_environments_in_time_order(steps, num, 
             assert (batch.obs[:, column].numpy() == tape["obs"][:-1, env]).all()
             assert (batch.masks[:, column].numpy() == tape["masks"][:-1, env]).all()
     assert sorted(seen) == list(range(num))
+
+
+def test_recurrent_minibatches_keep_tables_whole():
+    """Leaves of two axes beside the pixels' three: observations that are tables, probabilities of many choices."""
+    table = EnvSpaces(spaces.Box(-1, 1, (3, 2), np.float32), spaces.Discrete(2), {})
+    storage = RolloutStorage(5, 4, table, 1)
+    storage.obs.copy_(torch.arange(6 * 4 * 3 * 2).view(6, 4, 3, 2))
+    batches = list(storage.minibatches(2, recurrent=True))
+    assert all(batch.obs.shape == (5, 2, 3, 2) for batch in batches)
+    columns = torch.cat([batch.obs for batch in batches], 1)
+    assert sorted(columns[0, :, 0, 0].tolist()) == storage.obs[0, :, 0, 0].tolist()
+    assert (columns - columns[:1, :, :1, :1] == storage.obs[:-1, :1]).all()
 
 
 def test_minibatches_differ_from_pass_to_pass():
