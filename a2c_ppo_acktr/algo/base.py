@@ -17,7 +17,7 @@ from a2c_ppo_acktr.interfaces import AUXILIARY, Decision, EnvSpaces, Step, Tree
 from a2c_ppo_acktr.model import Policy
 from a2c_ppo_acktr.returns import RETURNS
 from a2c_ppo_acktr.storage import RolloutStorage
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, linear_decay
 
 if TYPE_CHECKING:
     from a2c_ppo_acktr.envs import Envs
@@ -185,7 +185,7 @@ class Algorithm(ABC):
         """Set what depends on progress: the learning rate."""
         if self.config.use_linear_lr_decay:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.config.lr * max(0.0, 1.0 - env_steps / total)
+                group["lr"] = linear_decay(self.config.lr, env_steps, total)
 
     def make_storage(self, num_steps: int, num_envs: int) -> RolloutStorage:
         """What the collector fills and `update` reads."""

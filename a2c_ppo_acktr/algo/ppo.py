@@ -30,7 +30,7 @@ from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
 from a2c_ppo_acktr.returns import explained_variance, normalize
 from a2c_ppo_acktr.storage import Batch, RolloutStorage
-from a2c_ppo_acktr.utils import UsageError, arrays, clip_grad_norm
+from a2c_ppo_acktr.utils import UsageError, arrays, clip_grad_norm, linear_decay
 
 
 @dataclass
@@ -40,6 +40,7 @@ class PPOConfig(ActorCriticConfig):
     ppo_epoch: int = flag(4, "passes over each rollout", low=1)
     num_mini_batch: int = flag(32, "minibatches per pass", low=1)
     clip_param: float = flag(0.2, "clip range c of the ratio and of the value", low=0)
+    use_linear_clip_decay: bool = flag(False, "decay the clip range to 0 over --num-env-steps")
     clip_value_loss: bool = flag(True, "clip the value function as the policy is")
     norm_adv_per_minibatch: bool = flag(False, "normalize advantages in each minibatch, not over the rollout")
     target_kl: float | None = flag(
@@ -80,6 +81,13 @@ class PPO(Algorithm):
         self.optimizer = make_optimizer(
             config.optimizer, self.parameters, lr=config.lr, eps=config.eps, alpha=config.alpha
         )
+        self.clip_range = config.clip_param
+
+    def schedule(self, env_steps: int, total: int) -> None:
+        """Set what depends on progress: the learning rate and the clip range."""
+        super().schedule(env_steps, total)
+        if self.config.use_linear_clip_decay:
+            self.clip_range = linear_decay(self.config.clip_param, env_steps, total)
 
     @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
@@ -88,10 +96,11 @@ class PPO(Algorithm):
         storage.compute_returns(policy.get_value, **config.return_settings())
         if not config.norm_adv_per_minibatch:
             storage.advantages = normalize(storage.advantages)
-        return self._epochs(storage) | {
+        metrics = self._epochs(storage) | {
             "losses/explained_variance": explained_variance(storage.values, storage.returns),
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+        return metrics | ({"charts/clip_range": self.clip_range} if config.use_linear_clip_decay else {})
 
     def _epochs(self, storage: RolloutStorage) -> dict[str, Any]:
         """Run the minibatches; returns the means of their metrics."""
@@ -124,7 +133,7 @@ class PPO(Algorithm):
 
         By hand, since autograd over vectors this short costs as much as the networks.
         """
-        config, c = self.config, self.config.clip_param
+        config, c = self.config, self.clip_range
         tensors = batch.values, batch.log_probs, batch.returns, batch.advantages
         xp, (old_value, old_log_prob, returns, advantages) = arrays(*tensors)
         assert new.value.shape == new.log_prob.shape == advantages.shape
