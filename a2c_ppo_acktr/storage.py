@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     log_probs: Tensor
     returns: Tensor
     advantages: Tensor
+    old_policy: Tree = {}
+    """The action distributions that acted, as they `describe` themselves, where a learner has put them there."""
 
 
 class DeviceRows:
@@ -96,6 +98,7 @@ class RolloutStorage:
         self.rewards, self.values, self.log_probs = per_step(), per_step(), per_step()
         self.terminated, self.truncated = per_step(torch.bool), per_step(torch.bool)
         self.returns, self.advantages = per_step(), per_step()
+        self.old_policy: Tree = {}
         self.ended: list[tuple[int, Ended]] = []
         self.t = 0
         stepwise = ("masks", "actions", "values", "log_probs", "rewards", "terminated", "truncated")
@@ -208,6 +211,7 @@ class RolloutStorage:
             self.log_probs,
             self.returns,
             self.advantages,
+            self.old_policy,
         )
         if recurrent:
             return batch
