@@ -58,7 +58,7 @@ class A2C(Algorithm):
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """One step on the rollout."""
         config, policy = self.config, self.policy
-        storage.compute_returns(policy.get_value, **config.return_settings())
+        self.prepare(storage)
         batch = storage.whole(recurrent=policy.carry_size > 0)
         new = policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
         slopes, metrics = self.loss(new, batch)

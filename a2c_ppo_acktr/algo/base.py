@@ -152,6 +152,10 @@ class Algorithm(ABC):
     def update(self, storage: Any) -> dict[str, Tensor | float]:
         """Learn from what was collected; returns metrics as detached 0-d tensors under their TensorBoard tags."""
 
+    def prepare(self, storage: RolloutStorage) -> None:
+        """Compute what the loss reads beside what was collected: returns and advantages."""
+        storage.compute_returns(self.policy.get_value, **self.config.return_settings())
+
     def initial_carry(self, num_envs: int) -> Tensor:
         """The carry of environments that begin: `[N, H]` zeros."""
         return torch.zeros(num_envs, self.policy.carry_size, device=self.device)

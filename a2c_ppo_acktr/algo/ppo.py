@@ -106,17 +106,20 @@ class PPO(Algorithm):
     @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """`ppo_epoch` passes over the rollout, fewer where `target_kl` says so."""
-        config, policy = self.config, self.policy
-        storage.compute_returns(policy.get_value, **config.return_settings())
-        if not config.norm_adv_per_minibatch:
-            storage.advantages = normalize(storage.advantages)
-        if config.trust_region_delta is not None:
-            storage.old_policy = self._describe_policy(storage)
+        self.prepare(storage)
         metrics = self._epochs(storage) | {
             "losses/explained_variance": explained_variance(storage.values, storage.returns),
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
-        return metrics | ({"charts/clip_range": self.clip_range} if config.use_linear_clip_decay else {})
+        return metrics | ({"charts/clip_range": self.clip_range} if self.config.use_linear_clip_decay else {})
+
+    def prepare(self, storage: RolloutStorage) -> None:
+        """Compute returns, normalized advantages and, for a trust region, the distributions it is around."""
+        super().prepare(storage)
+        if not self.config.norm_adv_per_minibatch:
+            storage.advantages = normalize(storage.advantages)
+        if self.config.trust_region_delta is not None:
+            storage.old_policy = self._describe_policy(storage)
 
     @torch.no_grad()
     def _describe_policy(self, storage: RolloutStorage) -> Tree:
