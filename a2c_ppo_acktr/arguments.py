@@ -18,6 +18,8 @@ from a2c_ppo_acktr.utils import UsageError, lacks_bfloat16
 ACTOR_CRITICS = ("a2c", "ppo", "acktr")
 UPSTREAM_PPO_FLAGS = ("ppo_epoch", "num_mini_batch", "clip_param")
 """Upstream parses these for every algorithm: accepted with one line where they have no effect."""
+RETURNS_SPELLINGS = {"returns": None, "use_gae": False}
+"""Two flags for one setting, which beat each other's values in a preset and in a resumed run."""
 
 
 @dataclasses.dataclass
@@ -117,7 +119,7 @@ def parse(argv: Sequence[str] | None = None) -> RunConfig:
             raise UsageError(f"--preset {first.preset}: {name} has {', '.join(presets) or 'none'}")
         given |= vars(_parse_strictly(parser, presets[first.preset].split()))
     explicit = vars(_parse_strictly(parser, argv))
-    given |= explicit
+    given |= RETURNS_SPELLINGS | explicit if RETURNS_SPELLINGS.keys() & explicit.keys() else explicit
 
     run_values = algorithm.run_defaults | stored | given | {"algo": name, "resume": getattr(first, "resume", None)}
     config = _fill(algorithm.Config, stored.get("config", {}) | given)

@@ -2,7 +2,7 @@
 
 They follow torch.distributions in meaning and do without its validation, broadcasting and lazy properties, which cost
 more than the mathematics in the acting path. Leading axes are free (`[N]`, `[B]` or `[T, N]`, written `...`);
-`log_prob` and `entropy` always return `[...]`, summed over the dimensions of one action.
+`log_prob`, `entropy` and `kl` always return `[...]`, summed over the dimensions of one action.
 """
 
 import math
@@ -37,6 +37,9 @@ class Distribution(Protocol):
     def describe(self) -> Tree:
         """What it consists of: probabilities, or mean and deviation."""
 
+    def kl(self, old: Tree) -> Tensor:
+        """KL(old || self) in nats, exact: `[...]`; `old` is described as by `describe`."""
+
 
 class Categorical:
     """One of A actions. `logits: [..., A]` unnormalized; actions `[...]` int64."""
@@ -63,6 +66,10 @@ class Categorical:
     def describe(self) -> Tensor:
         """Probabilities `[..., A]`."""
         return self.log_probs.exp()
+
+    def kl(self, old: Tensor) -> Tensor:
+        """Sum of p_old (log p_old - log p); an action that `old` never takes contributes 0."""
+        return torch.where(old > 0, old * (old.log() - self.log_probs), 0.0).sum(-1)
 
 
 class MultiCategorical:
@@ -98,6 +105,10 @@ class MultiCategorical:
         """Probabilities `[..., K, A]`, A the size of the largest block; 0 beyond a smaller one's."""
         return self.blocks.describe()
 
+    def kl(self, old: Tensor) -> Tensor:
+        """Sum of the blocks' divergences."""
+        return self.blocks.kl(old).sum(-1)
+
 
 class DiagGaussian:
     """Independent normals. `mean: [..., A]`, `log_std: [A]` or `[..., A]`; actions `[..., A]`."""
@@ -126,6 +137,11 @@ class DiagGaussian:
         """`mean` and `std`, each `[..., K]`."""
         return {"mean": self.mean, "std": self.log_std.exp().expand(self.mean.shape)}
 
+    def kl(self, old: dict[str, Tensor]) -> Tensor:
+        """Sum of log(std / std_old) + (std_old^2 + (mean_old - mean)^2) / (2 std^2) - 1/2."""
+        ratio, z = old["std"] * (-self.log_std).exp(), (old["mean"] - self.mean) * (-self.log_std).exp()
+        return (0.5 * (ratio.square() + z.square() - 1.0) - ratio.log()).sum(-1)
+
 
 class Bernoulli:
     """K independent coins. `logits: [..., K]`; actions `[..., K]` of 0 and 1."""
@@ -152,6 +168,11 @@ class Bernoulli:
     def describe(self) -> Tensor:
         """Probabilities of 1, `[..., K]`."""
         return self.logits.sigmoid()
+
+    def kl(self, old: Tensor) -> Tensor:
+        """Sum of p log p + (1 - p) log(1 - p) - p l + softplus(l) over coins, p being the old probability of 1."""
+        negative_entropy = torch.xlogy(old, old) + torch.xlogy(1.0 - old, 1.0 - old)
+        return (negative_entropy - old * self.logits + nn.functional.softplus(self.logits)).sum(-1)
 
 
 def mask_logits(logits: Tensor, action_mask: Tensor | None) -> Tensor:

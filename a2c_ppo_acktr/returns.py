@@ -7,6 +7,7 @@ rollout or, where the episode ended, the final observation that the reset replac
     discounts_t    gamma, or 0 where the successor is terminal: what the successor's value is worth
     next_values_t  V(true successor); anything finite where discounts_t is 0
     continues_t    1 where row t + 1 belongs to the same episode, 0 where it does not
+    ratios_t       pi(a_t) / mu(a_t), the probability by the policy that learns over that by the one that acted
 """
 
 import math
@@ -19,6 +20,7 @@ from torch import Tensor
 from a2c_ppo_acktr.utils import arrays
 
 Array = TypeVar("Array", Tensor, np.ndarray)
+RETURNS = ("1-step", "n-step", "gae", "v-trace")
 
 
 def reverse_scan(a: Array, b: Array) -> Array:
@@ -34,6 +36,39 @@ def reverse_scan(a: Array, b: Array) -> Array:
         b[:-shift] = b[:-shift] * b[shift:]
         shift *= 2
     return x
+
+
+def estimate_returns(
+    kind: str,
+    rewards: Array,
+    discounts: Array,
+    values: Array,
+    next_values: Array,
+    continues: Array,
+    *,
+    gae_lambda: float,
+    ratios: Array,
+) -> tuple[Array, Array]:
+    """What values learn to predict and what actions are judged by, each `[T, N]`, by one of `RETURNS`.
+
+    Except with v-trace, which estimates them separately, advantages are targets minus values.
+    """
+    if kind == "v-trace":
+        return v_trace(rewards, discounts, values, next_values, continues, ratios)
+    if kind == "gae":
+        advantages = gae_advantages(rewards, discounts, values, next_values, continues, gae_lambda)
+        return advantages + values, advantages
+    if kind == "1-step":
+        targets = one_step_returns(rewards, discounts, next_values)
+    else:
+        targets = n_step_returns(rewards, discounts, next_values, continues)
+    return targets, targets - values
+
+
+def one_step_returns(rewards: Array, discounts: Array, next_values: Array) -> Array:
+    """r_t + discount_t V(successor), the target of TD(0) (Sutton 1988): all `[T, N]`."""
+    assert rewards.shape == discounts.shape == next_values.shape
+    return rewards + discounts * next_values
 
 
 def n_step_returns(rewards: Array, discounts: Array, next_values: Array, continues: Array) -> Array:
@@ -58,6 +93,34 @@ def gae_advantages(
     assert rewards.shape == discounts.shape == values.shape == next_values.shape == continues.shape
     deltas = rewards + discounts * next_values - values
     return reverse_scan(deltas, gae_lambda * discounts * continues)
+
+
+def v_trace(
+    rewards: Array,
+    discounts: Array,
+    values: Array,
+    next_values: Array,
+    continues: Array,
+    ratios: Array,
+    rho_bar: float = 1.0,
+    c_bar: float = 1.0,
+) -> tuple[Array, Array]:
+    """Targets and advantages of a policy from the actions of another (Espeholt et al. 2018, eq. 1 and section 4.2).
+
+    v_t = V(s_t) + delta_t + discount_t c_t continues_t (v_{t+1} - V(s_{t+1}))
+    delta_t = rho_t (r_t + discount_t V(successor) - V(s_t));  rho_t = min(rho_bar, ratio_t);  c_t = min(c_bar, ratio_t)
+    A_t = r_t + discount_t (v_{t+1} if the episode goes on within the rollout, else V(successor)) - V(s_t)
+
+    A_t comes without its factor rho_t: it is for a surrogate that has a ratio of its own. Where actions are the
+    policy's own, v_t is the n-step return and A_t = v_t - V(s_t). Everything is `[T, N]`.
+    """
+    assert rewards.shape == discounts.shape == values.shape
+    assert values.shape == next_values.shape == continues.shape == ratios.shape
+    deltas = ratios.clip(max=rho_bar) * (rewards + discounts * next_values - values)
+    targets = values + reverse_scan(deltas, discounts * ratios.clip(max=c_bar) * continues)
+    following = 1.0 * next_values  # a copy
+    following[:-1] = continues[:-1] * targets[1:] + (1.0 - continues[:-1]) * next_values[:-1]
+    return targets, rewards + discounts * following - values
 
 
 def log_steps_to_end(ended: Tensor) -> Tensor:

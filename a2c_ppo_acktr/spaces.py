@@ -92,7 +92,7 @@ def select(tree: Tree, axis: int, indices: Tensor) -> Tree:
     """Rows `indices: [B]` int64 of an axis, leaf by leaf; images, which lie channels-last, stay so."""
 
     def rows(leaf: Tensor) -> Tensor:
-        if leaf.dim() < 4:
+        if leaf.dim() < axis + 4:  # no three axes of an image after the one that is selected from
             return leaf.index_select(axis, indices)
         return leaf.movedim(-3, -1).index_select(axis, indices).movedim(-1, -3)  # contiguous: 15 times as fast
 

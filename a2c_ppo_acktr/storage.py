@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from a2c_ppo_acktr.interfaces import AUXILIARY, NEXT, TIME_TO_END, Ended, EnvSpaces, Step, Tree
-from a2c_ppo_acktr.returns import gae_advantages, log_steps_to_end, n_step_returns
+from a2c_ppo_acktr.returns import estimate_returns, log_steps_to_end
 from a2c_ppo_acktr.spaces import assign, concatenate, flatten_lead, index, select, tree_map, zeros
 from a2c_ppo_acktr.utils import arrays
 
@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     log_probs: Tensor
     returns: Tensor
     advantages: Tensor
+    old_policy: Tree = {}
+    """The action distributions that acted, as they `describe` themselves, where a learner has put them there."""
 
 
 class DeviceRows:
@@ -96,6 +98,7 @@ class RolloutStorage:
         self.rewards, self.values, self.log_probs = per_step(), per_step(), per_step()
         self.terminated, self.truncated = per_step(torch.bool), per_step(torch.bool)
         self.returns, self.advantages = per_step(), per_step()
+        self.old_policy: Tree = {}
         self.ended: list[tuple[int, Ended]] = []
         self.t = 0
         stepwise = ("masks", "actions", "values", "log_probs", "rewards", "terminated", "truncated")
@@ -130,22 +133,54 @@ class RolloutStorage:
         self.t = 0
 
     def compute_returns(
-        self, get_value: ValueFunction, *, gamma: float, gae_lambda: float | None, use_proper_time_limits: bool
+        self,
+        get_value: ValueFunction,
+        *,
+        kind: str,
+        gamma: float,
+        use_proper_time_limits: bool,
+        gae_lambda: float = 0.95,
+        learner: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Fill `returns` and `advantages` (= returns - values).
+        """Fill `returns`, which values learn to predict, and `advantages`.
 
         The values of the last observation and of all final observations are one call of `get_value`.
 
         Args:
             get_value: V.
+            kind: one of `returns.RETURNS`.
             gamma: discount.
-            gae_lambda: lambda of generalized advantage estimation; None for n-step returns.
             use_proper_time_limits: bootstrap a truncated step from the value of its own final observation; without
                 it a time limit counts as a terminal state.
+            gae_lambda: lambda of generalized advantage estimation.
+            learner: values and log-probabilities `[T, N]` by a policy that is no longer the one that acted; v-trace
+                corrects for the difference.
         """
         assert self.t == self.num_steps, f"the rollout holds {self.t} of {self.num_steps} steps"
-        tensors = self.rewards, self.values, self.terminated, self.truncated
-        xp, (rewards, values, terminated, truncated) = arrays(*tensors)
+        values_now, log_probs_now = learner or (self.values, self.log_probs)
+        tensors = self.rewards, values_now, log_probs_now, self.log_probs, self.terminated, self.truncated
+        xp, (rewards, values, log_probs, old_log_probs, terminated, truncated) = arrays(*tensors)
+        next_values = self._next_values(get_value, values, use_proper_time_limits)
+        discounts, continues = xp.full_like(values, gamma), xp.ones_like(values)
+        continues[terminated | truncated] = 0.0
+        discounts[terminated if use_proper_time_limits else terminated | truncated] = 0.0
+        ratios = xp.exp(log_probs - old_log_probs)
+        returns, advantages = estimate_returns(
+            kind, rewards, discounts, values, next_values, continues, gae_lambda=gae_lambda, ratios=ratios
+        )
+        self.returns, self.advantages = torch.as_tensor(returns), torch.as_tensor(advantages)
+        if TIME_TO_END in self.targets:
+            self.targets[TIME_TO_END] = log_steps_to_end(self.terminated | self.truncated).unsqueeze(-1)
+
+    def _next_values(self, get_value: ValueFunction, values: Any, use_proper_time_limits: bool) -> Any:
+        """V(true successor), `[T, N]`; without proper time limits anything where an episode ended, for it counts 0.
+
+        Args:
+            get_value: V.
+            values: V of what each step began from; an array as of `utils.arrays`.
+            use_proper_time_limits: see `compute_returns`.
+        """
+        xp, _ = arrays(self.values)
         next_values = xp.empty_like(values)
         next_values[:-1] = values[1:]
         last_obs, masks = index(self.obs, -1), (~(self.terminated[-1] | self.truncated[-1])).float()
@@ -161,18 +196,7 @@ class RolloutStorage:
             next_values[times, torch.cat([row.indices for row in rows])] = found[self.num_envs :]
         else:
             next_values[-1] = get_value(last_obs, self.next_carry, masks)
-        discounts, continues = xp.full_like(values, gamma), xp.ones_like(values)
-        continues[terminated | truncated] = 0.0
-        discounts[terminated if use_proper_time_limits else terminated | truncated] = 0.0
-        if gae_lambda is None:
-            returns = n_step_returns(rewards, discounts, next_values, continues)
-            advantages = returns - values
-        else:
-            advantages = gae_advantages(rewards, discounts, values, next_values, continues, gae_lambda)
-            returns = advantages + values
-        self.returns, self.advantages = torch.as_tensor(returns), torch.as_tensor(advantages)
-        if TIME_TO_END in self.targets:
-            self.targets[TIME_TO_END] = log_steps_to_end(self.terminated | self.truncated).unsqueeze(-1)
+        return next_values
 
     def whole(self, recurrent: bool) -> Batch:
         """The rollout as one batch: `[T * N]`, or `[T, N]` for recurrent policies."""
@@ -187,6 +211,7 @@ class RolloutStorage:
             self.log_probs,
             self.returns,
             self.advantages,
+            self.old_policy,
         )
         if recurrent:
             return batch

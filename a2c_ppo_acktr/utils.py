@@ -74,6 +74,11 @@ def clip_grad_norm(flat: nn.Parameter, max_norm: float) -> Any:
     return norm
 
 
+def linear_decay(initial: float, env_steps: int, total: int) -> float:
+    """`initial` at the first environment step, 0 from step `total` on."""
+    return initial * max(0.0, 1.0 - env_steps / total)
+
+
 def seed_everything(seed: int, deterministic: bool = False) -> None:
     """Seed every random generator of the process; `deterministic` also forbids nondeterministic CUDA kernels."""
     random.seed(seed)

@@ -159,7 +159,7 @@ def test_cosines_are_those_of_autograd_and_nothing_is_trained(trained):
     auxiliary = torch.autograd.grad(loss, [agent.policy.get_parameter(name) for name in names])
     new = agent.policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
     config = agent.config
-    storage.compute_returns(agent.policy.get_value, gamma=config.gamma, gae_lambda=0.95, use_proper_time_limits=False)
+    storage.compute_returns(agent.policy.get_value, kind="gae", gamma=config.gamma, use_proper_time_limits=False)
     if not getattr(config, "norm_adv_per_minibatch", True):
         storage.advantages = analysis.normalize(storage.advantages)
     new.backward(*agent.loss(new, storage.whole(recurrent=True))[0], None)

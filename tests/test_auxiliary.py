@@ -101,7 +101,7 @@ def rollout(vec_env, heads, wrapper=None, sizes=None, env_id=CLOCK, steps=40):
     algorithm = algo.make("a2c", config, envs.spaces)
     storage = algorithm.make_storage(steps, 3)
     algorithm.make_collector(envs, storage).collect()
-    storage.compute_returns(algorithm.policy.get_value, gamma=0.99, gae_lambda=None, use_proper_time_limits=True)
+    storage.compute_returns(algorithm.policy.get_value, kind="n-step", gamma=0.99, use_proper_time_limits=True)
     envs.close()
     return storage
 

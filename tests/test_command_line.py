@@ -57,6 +57,8 @@ BAD = [
     ("--env-name CartPole-v1 --time-feature --vec-env native", "cannot use it"),
     ("--env-name CartPole-v1 --frame-stack 4", "only images"),
     ("--env-name CartPole-v1 --preset nothing", "classic"),
+    ("--env-name CartPole-v1 --returns td", "1-step, n-step, gae, v-trace"),
+    ("--env-name CartPole-v1 --use-gae --returns n-step", "--returns n-step"),
     ("--env-name CartPole-v1 --gail", "--gail"),
     ("--resume nowhere", "nowhere"),
     ("--env-name CartPole-v1 --resume", "runs/CartPole-v1__a2c__1__"),
@@ -231,6 +233,22 @@ def test_upstream_recipe_runs_its_first_updates(recipe, capsys):
     args.num_env_steps, args.log_interval = 2 * args.num_steps * args.num_processes, 1
     main.train(args)
     assert "Updates 2, num timesteps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        ("", "n-step"),
+        ("--use-gae", "gae"),
+        ("--use-gae --returns gae", "gae"),
+        ("--returns 1-step", "1-step"),
+        ("--algo ppo --preset classic", "gae"),
+        ("--algo ppo --preset classic --returns v-trace", "v-trace"),
+    ],
+)
+def test_either_spelling_of_the_returns_beats_a_preset(flags, kind, capsys):
+    assert parse(f"--env-name CartPole-v1 --gae-lambda 0.9 {flags}").config.return_kind == kind
+    assert ("--gae-lambda has no effect without --returns gae" in capsys.readouterr().err) == (kind != "gae")
 
 
 def test_presets_are_the_recipes_and_flags_beside_them_win():

@@ -59,6 +59,53 @@ def test_multi_categorical_equals_independent_categoricals():
     assert (sampled.amax((0, 1)) == torch.tensor(SIZES) - 1).all()
 
 
+@pytest.mark.parametrize(("old", "new"), [*zip(pairs(), pairs(), strict=True)], ids=lambda pair: type(pair[0]).__name__)
+def test_divergence_equals_torch_distributions(old, new):
+    (ours_old, theirs_old), (ours, theirs) = old, new
+    expected = td.kl_divergence(theirs_old, theirs)
+    assert (expected > 0.05).all()
+    torch.testing.assert_close(ours.kl(ours_old.describe()), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ours.kl(ours.describe()), torch.zeros(6), atol=1e-6, rtol=0)
+
+
+def test_divergence_of_multi_categoricals_is_the_sum_over_blocks():
+    old, new = torch.randn(5, sum(SIZES)), torch.randn(5, sum(SIZES))
+    parts = [
+        (td.Categorical(logits=p), td.Categorical(logits=q))
+        for p, q in zip(*(x.split(SIZES, -1) for x in (old, new)), strict=True)
+    ]
+    expected = sum(td.kl_divergence(p, q) for p, q in parts)
+    torch.testing.assert_close(multi(new).kl(multi(old).describe()), expected)
+
+
+def test_divergence_equals_its_monte_carlo_estimate():
+    old_logits, logits = torch.randn(9), torch.randn(9)
+    gaussian = lambda x: DiagGaussian(x, 0.3 * x)  # noqa: E731
+    for make in (Categorical, multi, Bernoulli, gaussian):
+        old, new = make(old_logits.expand(200_000, 9)), make(logits.expand(200_000, 9))
+        actions = old.sample()
+        estimate = (old.log_prob(actions) - new.log_prob(actions)).mean()
+        torch.testing.assert_close(new.kl(old.describe())[0], estimate, rtol=2e-2, atol=0)
+
+
+def test_divergence_from_impossible_actions_is_nothing_and_to_them_infinite():
+    some, all_ = Categorical(torch.tensor([0.0, -torch.inf, 0.0])), Categorical(torch.zeros(3))
+    assert all_.kl(some.describe()).item() == pytest.approx(np.log(3 / 2))
+    assert some.kl(some.describe()) == 0
+    assert some.kl(all_.describe()) == torch.inf
+    assert all_.kl(torch.tensor([0.0, 1.0, 0.0])).item() == pytest.approx(np.log(3))
+    assert Bernoulli(torch.zeros(2)).kl(torch.tensor([0.0, 1.0])).item() == pytest.approx(2 * np.log(2))
+
+
+def test_masked_actions_leave_the_divergence_finite():
+    for space, mask in [(spaces.Discrete(4), [1, 0, 1, 0]), (spaces.MultiDiscrete([2, 3]), [1, 1, 0, 1, 0])]:
+        old, new = make_head(space, 8), make_head(space, 8)
+        features, mask = torch.randn(5, 8), torch.tensor(mask).expand(5, -1)
+        divergence = new(features, mask).kl(old(features, mask).describe())
+        assert torch.isfinite(divergence).all()
+        assert (divergence > 0).all()
+
+
 def test_samples_have_the_stated_probabilities():
     num = 200_000
     logits = torch.tensor([0.3, -1.0, 2.0])
@@ -120,7 +167,7 @@ def test_heads_work_on_any_leading_axes(space, shape):
         for actions in (distribution.sample(), distribution.mode()):
             assert actions.shape == (*lead, *shape)
             assert distribution.log_prob(actions).shape == lead
-        assert distribution.entropy().shape == lead
+        assert distribution.entropy().shape == distribution.kl(distribution.describe()).shape == lead
 
 
 def test_first_policy_is_nearly_uniform():

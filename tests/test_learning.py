@@ -187,6 +187,8 @@ def test_ppo_update_equals_the_written_out_algorithm():
         ("a2c", {"norm_adv": True}),
         ("ppo", {"num_mini_batch": 3, "lr": 1e-2, "use_gae": True, "use_proper_time_limits": True}),
         ("ppo", {"num_mini_batch": 3, "lr": 1e-2, "norm_adv_per_minibatch": True, "target_kl": 0.01}),
+        ("ppo", {"num_mini_batch": 3, "lr": 1e-2, "rollback_alpha": 0.3, "returns": "1-step"}),
+        ("ppo", {"num_mini_batch": 3, "lr": 1e-2, "rollback_alpha": 0.3, "trust_region_delta": 1e-3}),
     ],
 )
 def test_the_update_through_torch_as_on_a_gpu_is_that_through_numpy(name, config, monkeypatch):

@@ -236,7 +236,7 @@ def test_collector_steps_carry_masks_and_obs_of_the_acted_on_observation():
     collector = algorithm.make_collector(envs, storage)
     for _ in range(2):
         collector.collect()
-        storage.compute_returns(algorithm.policy.get_value, gamma=0.9, gae_lambda=None, use_proper_time_limits=False)
+        storage.compute_returns(algorithm.policy.get_value, kind="n-step", gamma=0.9, use_proper_time_limits=False)
         batch = storage.whole(recurrent=True)
         replayed = algorithm.policy.evaluate_actions(*batch[:4], batch.actions)
         torch.testing.assert_close(torch.from_numpy(replayed.value), batch.values, atol=1e-4, rtol=1e-4)

@@ -8,7 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr.returns import explained_variance, gae_advantages, n_step_returns, reverse_scan
+from a2c_ppo_acktr.returns import (
+    explained_variance,
+    gae_advantages,
+    n_step_returns,
+    one_step_returns,
+    reverse_scan,
+    v_trace,
+)
 
 
 def random_rollout(seed, steps, num):
@@ -89,6 +96,64 @@ def test_hand_worked_rollout():
     assert advantages.squeeze(1).tolist() == [1.25, 3, 2, 7]
 
 
+def v_trace_by_definition(rollout, gamma, ratios, rho_bar, c_bar, s, n):
+    """v_s = V(s_s) + sum over t of gamma^(t - s) (product of c_s .. c_{t-1}) delta_t, while the episode lasts."""
+    rewards, values, next_values, terminated, truncated = rollout
+    total, weight = values[s, n], 1.0
+    for t in range(s, len(rewards)):
+        successor = 0.0 if terminated[t, n] else next_values[t, n]
+        total += weight * min(rho_bar, ratios[t, n]) * (rewards[t, n] + gamma * successor - values[t, n])
+        weight *= gamma * min(c_bar, ratios[t, n])
+        if terminated[t, n] or truncated[t, n]:
+            break
+    return total
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.integers(0, 10**6), st.integers(1, 17), st.integers(1, 4), st.floats(0, 1), st.floats(0.1, 3), st.floats(0.1, 3)
+)
+def test_v_trace_equals_its_definition_with_random_ends_and_policies(seed, steps, num, gamma, rho_bar, c_bar):
+    rollout = random_rollout(seed, steps, num)
+    rewards, discounts, values, next_values, continues = arguments(rollout, gamma)
+    ratios = np.exp(np.random.default_rng(seed + 1).normal(size=(steps, num)))
+    targets, advantages = v_trace(
+        rewards, discounts, values, next_values, continues, torch.from_numpy(ratios), rho_bar, c_bar
+    )
+    assert targets.shape == advantages.shape == (steps, num)
+    for t in range(steps):
+        for n in range(num):
+            expected = v_trace_by_definition(rollout, gamma, ratios, rho_bar, c_bar, t, n)
+            assert targets[t, n].item() == pytest.approx(expected, abs=1e-9)
+            goes_on = continues[t, n] and t < steps - 1
+            following = next_values[t, n].item()
+            if goes_on:
+                following = v_trace_by_definition(rollout, gamma, ratios, rho_bar, c_bar, t + 1, n)
+            advantage = rewards[t, n] + discounts[t, n] * following - values[t, n]
+            assert advantages[t, n].item() == pytest.approx(advantage.item(), abs=1e-9)
+
+
+def test_v_trace_of_the_policys_own_actions_is_the_n_step_return():
+    rewards, discounts, values, next_values, continues = arguments(random_rollout(4, 40, 5), 0.97)
+    targets, advantages = v_trace(rewards, discounts, values, next_values, continues, torch.ones_like(values))
+    returns = n_step_returns(rewards, discounts, next_values, continues)
+    torch.testing.assert_close(targets, returns)
+    torch.testing.assert_close(advantages, returns - values)
+
+
+def test_v_trace_bounds_ratios_from_above_and_leaves_small_ones():
+    ones = torch.ones(1, 2)
+    targets, advantages = v_trace(3 * ones, 0 * ones, ones, ones, 0 * ones, torch.tensor([[0.25, 40.0]]))
+    assert targets.tolist() == [[1 + 0.25 * 2, 1 + 2]]
+    assert advantages.tolist() == [[2, 2]]
+
+
+def test_one_step_returns_by_hand():
+    column = lambda *numbers: torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)  # noqa: E731
+    targets = one_step_returns(column(1, 2, 3), column(0.5, 0, 0.5), column(4, 100, 8))
+    assert targets.squeeze(1).tolist() == [3, 2, 7]
+
+
 def test_scan_of_a_long_rollout_is_stable():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2048, 3)), rng.random((2048, 3))
@@ -104,6 +169,11 @@ def test_inputs_of_other_shapes_are_refused_instead_of_broadcast():
     a = torch.zeros(4, 3)
     with pytest.raises(AssertionError):
         n_step_returns(a, a, torch.zeros(4, 1), a)
+    with pytest.raises(AssertionError):
+        one_step_returns(a, a, torch.zeros(4))
+    for position in range(6):
+        with pytest.raises(AssertionError):
+            v_trace(*(torch.zeros(4, 1) if i == position else a for i in range(6)))
 
 
 def test_explained_variance():

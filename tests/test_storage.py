@@ -1,5 +1,7 @@
 """The rollout: what goes in comes out once, in order, with the right successors."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step
+from a2c_ppo_acktr.returns import RETURNS
 from a2c_ppo_acktr.storage import RolloutStorage
 
 SPACES = EnvSpaces(spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Discrete(50), {})
@@ -58,34 +61,53 @@ def filled(seed, steps, num):
     return storage, tape
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 5), st.booleans(), st.booleans())
-def test_returns_bootstrap_from_the_true_successor(seed, steps, num, limits, gae):
+def successor_value(tape, t, n, limits):
+    """What followed step t is worth, and whether the episode goes on after it."""
+    terminated, truncated = tape["terminated"][t, n], tape["truncated"][t, n]
+    if terminated or (truncated and not limits):
+        return 0.0, False
+    obs = tape["final"][t, n] if truncated else tape["obs"][t + 1, n]
+    return 100 * obs[0] + obs[1] + 7 * tape["carry"][t + 1, n, 0], not truncated
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 5), st.booleans(), st.sampled_from([*RETURNS, "learner"])
+)
+def test_returns_bootstrap_from_the_true_successor(seed, steps, num, limits, kind):
     storage, tape = filled(seed, steps, num)
-    gamma, lam = 0.9, 0.8
-    storage.compute_returns(value_of, gamma=gamma, gae_lambda=lam if gae else None, use_proper_time_limits=limits)
+    gamma, lam, learner = 0.9, 0.8, None
+    values, ratios = storage.values, torch.ones(steps, num)
+    if kind == "learner":  # another policy than the one that acted
+        noise = torch.randn(2, steps, num, generator=torch.Generator().manual_seed(seed))
+        values, ratios = values + noise[0], noise[1].exp()
+        storage.log_probs.fill_(-1.5)
+        kind, learner = "v-trace", (values, noise[1] - 1.5)
+    storage.compute_returns(
+        value_of, kind=kind, gamma=gamma, gae_lambda=lam, use_proper_time_limits=limits, learner=learner
+    )
     for n in range(num):
-        following = None
+        following = advantage = math.nan
         for t in reversed(range(steps)):
-            terminated, truncated = tape["terminated"][t, n], tape["truncated"][t, n]
-            carry = 7 * tape["carry"][t + 1, n, 0]
-            if terminated or (truncated and not limits):
-                successor = 0.0
-            elif truncated:
-                successor = 100 * tape["final"][t, n, 0] + tape["final"][t, n, 1] + carry
+            successor, goes_on = successor_value(tape, t, n, limits)
+            last = not goes_on or t == steps - 1
+            if not last:
+                successor = values[t + 1, n].item()
+            reward, value, bounded = tape["reward"][t, n], values[t, n].item(), min(1.0, ratios[t, n].item())
+            delta = reward + gamma * successor - value
+            after = successor if last else following
+            if kind == "gae":
+                advantage = delta + (0.0 if last else gamma * lam * advantage)
+                target = advantage + value
+            elif kind == "v-trace":
+                target = value + bounded * (delta + (0.0 if last else gamma * (following - successor)))
+                advantage = reward + gamma * after - value
             else:
-                successor = 100 * tape["obs"][t + 1, n, 0] + tape["obs"][t + 1, n, 1] + carry
-            goes_on = not (terminated or truncated) and t < steps - 1
-            value = storage.values[t, n].item()
-            if gae:
-                delta = tape["reward"][t, n] + gamma * successor - value
-                following = delta + (gamma * lam * following if goes_on else 0.0)
-                expected = following + value
-            else:
-                following = tape["reward"][t, n] + gamma * (following if goes_on else successor)
-                expected = following
-            assert storage.returns[t, n].item() == pytest.approx(expected, rel=1e-4, abs=1e-2)
-            assert storage.advantages[t, n].item() == pytest.approx(expected - value, rel=1e-4, abs=1e-2)
+                target = reward + gamma * (successor if kind == "1-step" else after)
+                advantage = target - value
+            following = target
+            assert storage.returns[t, n].item() == pytest.approx(target, rel=1e-4, abs=1e-2)
+            assert storage.advantages[t, n].item() == pytest.approx(advantage, rel=1e-4, abs=1e-2)
 
 
 @settings(deadline=None, max_examples=40)
@@ -121,6 +143,18 @@ def test_recurrent_minibatches_are_whole_environments_in_time_order(steps, num, 
     assert sorted(seen) == list(range(num))
 
 
+def test_recurrent_minibatches_keep_tables_whole():
+    """Leaves of two axes beside the pixels' three: observations that are tables, probabilities of many choices."""
+    table = EnvSpaces(spaces.Box(-1, 1, (3, 2), np.float32), spaces.Discrete(2), {})
+    storage = RolloutStorage(5, 4, table, 1)
+    storage.obs.copy_(torch.arange(6 * 4 * 3 * 2).view(6, 4, 3, 2))
+    batches = list(storage.minibatches(2, recurrent=True))
+    assert all(batch.obs.shape == (5, 2, 3, 2) for batch in batches)
+    columns = torch.cat([batch.obs for batch in batches], 1)
+    assert sorted(columns[0, :, 0, 0].tolist()) == storage.obs[0, :, 0, 0].tolist()
+    assert (columns - columns[:1, :, :1, :1] == storage.obs[:-1, :1]).all()
+
+
 def test_minibatches_differ_from_pass_to_pass():
     storage, _ = filled(2, 8, 4)
     first, second = (torch.cat([b.obs for b in storage.minibatches(4, recurrent=False)]) for _ in range(2))
@@ -140,4 +174,4 @@ def test_after_update_the_next_rollout_does_not_see_the_ended_rows_of_the_last()
     storage.after_update()
     assert not storage.ended
     with pytest.raises(AssertionError, match="0 of 6"):
-        storage.compute_returns(value_of, gamma=0.9, gae_lambda=None, use_proper_time_limits=True)
+        storage.compute_returns(value_of, kind="n-step", gamma=0.9, use_proper_time_limits=True)

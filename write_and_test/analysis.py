@@ -246,21 +246,15 @@ def gradient_cosines(algorithm: Any, envs: Any, num_steps: int = 128) -> pd.Data
         One row per head and group of parameters: `cosine` of the two gradients, and `ratio` of their norms
         (auxiliary by own, without the loss's weights). Groups that a head does not reach are left out.
     """
-    policy, config = algorithm.policy, algorithm.config
+    policy = algorithm.policy
     storage = algorithm.make_storage(num_steps, envs.num_envs)
     algorithm.make_collector(envs, storage).collect()
-    storage.compute_returns(
-        policy.get_value,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda if config.use_gae else None,
-        use_proper_time_limits=config.use_proper_time_limits,
-    )
-    if not getattr(config, "norm_adv_per_minibatch", True):
-        storage.advantages = normalize(storage.advantages)
+    algorithm.prepare(storage)
     batch = storage.whole(recurrent=policy.carry_size > 0)
 
     def gradient(head: Any) -> torch.Tensor:
-        new = policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
+        inputs = batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
+        new = policy.evaluate_actions(*inputs, with_graph=True)  # which the loss of a trust region reads
         slopes, _ = algorithm.loss(new, batch)
         if head is None:
             new.backward(*slopes, None)

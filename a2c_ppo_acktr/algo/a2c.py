@@ -1,9 +1,10 @@
 """Advantage actor-critic (Mnih et al. 2016, synchronous).
 
     loss = value_loss_coef * mean((R - V)^2) - mean(A.detach() log pi(a)) - entropy_coef * H
-    A    = R - V, with R the n-step return (or generalized advantage estimation)
+    A    = R - V, with R the n-step return, or what `--returns` picks (see `returns.py`)
 
-One gradient step on the whole rollout of T steps in N environments; RMSprop.
+One gradient step on the whole rollout of T steps in N environments; RMSprop. The step is on-policy, so
+`--returns v-trace` gives the n-step return.
 
 Deviations from the paper:
 1. Synchronous: one learner, N environments in step (as OpenAI Baselines and upstream).
@@ -68,12 +69,7 @@ class A2C(Algorithm):
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """One step on the rollout."""
         config, policy = self.config, self.policy
-        storage.compute_returns(
-            policy.get_value,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda if config.use_gae else None,
-            use_proper_time_limits=config.use_proper_time_limits,
-        )
+        self.prepare(storage)
         batch = storage.whole(recurrent=policy.carry_size > 0)
         new = self.evaluate(batch)
         slopes, metrics = self.loss(new, batch)

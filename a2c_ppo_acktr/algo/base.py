@@ -15,8 +15,9 @@ from a2c_ppo_acktr.collect import Collector
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import AUXILIARY, Decision, EnvSpaces, Step, Tree
 from a2c_ppo_acktr.model import Policy
+from a2c_ppo_acktr.returns import RETURNS
 from a2c_ppo_acktr.storage import RolloutStorage
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, linear_decay
 
 if TYPE_CHECKING:
     from a2c_ppo_acktr.envs import Envs
@@ -30,7 +31,12 @@ class ActorCriticConfig:
     eps: float = flag(1e-5, "epsilon of the optimizer's denominator", low=0)
     alpha: float = flag(0.99, "smoothing constant of RMSprop", low=0, high=1)
     gamma: float = flag(0.99, "discount of rewards", low=0, high=1)
-    use_gae: bool = flag(False, "generalized advantage estimation instead of n-step returns")
+    use_gae: bool = flag(False, "the same as --returns gae")
+    returns: str | None = flag(
+        None,
+        "what values learn and advantages are made from (default: n-step, or gae with --use-gae)",
+        choices=RETURNS,
+    )
     gae_lambda: float = flag(0.95, "lambda of generalized advantage estimation", low=0, high=1)
     entropy_coef: float = flag(0.01, "weight of the entropy bonus")
     value_loss_coef: float = flag(0.5, "weight of the value loss", low=0)
@@ -56,11 +62,27 @@ class ActorCriticConfig:
         """Raise `UsageError` where the settings cannot work together with the size of a rollout."""
         if num_steps < 1:
             raise UsageError(f"--num-steps {num_steps}: an on-policy learner needs at least 1 step per update")
+        if self.use_gae and self.return_kind != "gae":
+            raise UsageError(f"--use-gae is --returns gae, so it does not go with --returns {self.returns}")
         find_base(self.nn_base, None)
+
+    @property
+    def return_kind(self) -> str:
+        """One of `returns.RETURNS`."""
+        return self.returns or ("gae" if self.use_gae else "n-step")
+
+    def return_settings(self) -> dict[str, Any]:
+        """What `RolloutStorage.compute_returns` wants to know."""
+        return {
+            "kind": self.return_kind,
+            "gamma": self.gamma,
+            "gae_lambda": self.gae_lambda,
+            "use_proper_time_limits": self.use_proper_time_limits,
+        }
 
     def without_effect(self) -> dict[str, str]:
         """Fields that the other settings switch off, with the reason."""
-        reasons = {} if self.use_gae else {"gae_lambda": "has no effect without --use-gae"}
+        reasons = {} if self.return_kind == "gae" else {"gae_lambda": "has no effect without --returns gae"}
         if not self.nn_base_kwargs.get("auxiliary_heads"):
             without = "has no effect without auxiliary_heads in --nn-base-kwargs"
             reasons |= dict.fromkeys(("auxiliary_loss_coef", "use_new_aux"), without)
@@ -130,6 +152,10 @@ class Algorithm(ABC):
     def update(self, storage: Any) -> dict[str, Tensor | float]:
         """Learn from what was collected; returns metrics as detached 0-d tensors under their TensorBoard tags."""
 
+    def prepare(self, storage: RolloutStorage) -> None:
+        """Compute what the loss reads beside what was collected: returns and advantages."""
+        storage.compute_returns(self.policy.get_value, **self.config.return_settings())
+
     def initial_carry(self, num_envs: int) -> Tensor:
         """The carry of environments that begin: `[N, H]` zeros."""
         return torch.zeros(num_envs, self.policy.carry_size, device=self.device)
@@ -163,7 +189,7 @@ class Algorithm(ABC):
         """Set what depends on progress: the learning rate."""
         if self.config.use_linear_lr_decay:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.config.lr * max(0.0, 1.0 - env_steps / total)
+                group["lr"] = linear_decay(self.config.lr, env_steps, total)
 
     def make_storage(self, num_steps: int, num_envs: int) -> RolloutStorage:
         """What the collector fills and `update` reads."""

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, make_optimizer, make_policy
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
+from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation, Tree
 from a2c_ppo_acktr.returns import explained_variance, normalize
+from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.storage import Batch, RolloutStorage
-from a2c_ppo_acktr.utils import UsageError, arrays, clip_grad_norm
+from a2c_ppo_acktr.utils import UsageError, arrays, clip_grad_norm, linear_decay
 
 
 @dataclass
@@ -40,8 +41,17 @@ class PPOConfig(ActorCriticConfig):
     ppo_epoch: int = flag(4, "passes over each rollout", low=1)
     num_mini_batch: int = flag(32, "minibatches per pass", low=1)
     clip_param: float = flag(0.2, "clip range c of the ratio and of the value", low=0)
+    use_linear_clip_decay: bool = flag(False, "decay the clip range to 0 over --num-env-steps")
     clip_value_loss: bool = flag(True, "clip the value function as the policy is")
     norm_adv_per_minibatch: bool = flag(False, "normalize advantages in each minibatch, not over the rollout")
+    rollback_alpha: float | None = flag(
+        None, "push back, with this slope, what has left the clip range or trust region (PPO-RB; such as 0.3)", low=0
+    )
+    trust_region_delta: float | None = flag(
+        None,
+        "hold back where KL(old || new) of a state reached this, in place of the clip range (TR-PPO; such as 0.025)",
+        low=0,
+    )
     target_kl: float | None = flag(
         None, "end the update before a step whose minibatch shows approx_kl above 1.5 times this", low=0
     )
@@ -63,8 +73,13 @@ class PPOConfig(ActorCriticConfig):
 
     def without_effect(self) -> dict[str, str]:
         """See `ActorCriticConfig`."""
-        alpha = {} if self.optimizer == "rmsprop" else {"alpha": f"has no effect with --optimizer {self.optimizer}"}
-        return super().without_effect() | alpha
+        reasons = super().without_effect()
+        if self.optimizer != "rmsprop":
+            reasons["alpha"] = f"has no effect with --optimizer {self.optimizer}"
+        if self.trust_region_delta is not None and not self.clip_value_loss:
+            nothing = "has no effect with --trust-region-delta and --no-clip-value-loss"
+            reasons |= dict.fromkeys(("clip_param", "use_linear_clip_decay"), nothing)
+        return reasons
 
 
 class PPO(Algorithm):
@@ -80,31 +95,50 @@ class PPO(Algorithm):
         self.optimizer = make_optimizer(
             config.optimizer, self.parameters, lr=config.lr, eps=config.eps, alpha=config.alpha
         )
+        self.clip_range = config.clip_param
+
+    def schedule(self, env_steps: int, total: int) -> None:
+        """Set what depends on progress: the learning rate and the clip range."""
+        super().schedule(env_steps, total)
+        if self.config.use_linear_clip_decay:
+            self.clip_range = linear_decay(self.config.clip_param, env_steps, total)
 
     @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """`ppo_epoch` passes over the rollout, fewer where `target_kl` says so."""
-        config, policy = self.config, self.policy
-        storage.compute_returns(
-            policy.get_value,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda if config.use_gae else None,
-            use_proper_time_limits=config.use_proper_time_limits,
-        )
-        if not config.norm_adv_per_minibatch:
-            storage.advantages = normalize(storage.advantages)
-        return self._epochs(storage) | {
+        self.prepare(storage)
+        metrics = self._epochs(storage) | {
             "losses/explained_variance": explained_variance(storage.values, storage.returns),
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+        return metrics | ({"charts/clip_range": self.clip_range} if self.config.use_linear_clip_decay else {})
+
+    def prepare(self, storage: RolloutStorage) -> None:
+        """Compute returns, normalized advantages and, for a trust region, the distributions it is around."""
+        super().prepare(storage)
+        if not self.config.norm_adv_per_minibatch:
+            storage.advantages = normalize(storage.advantages)
+        if self.config.trust_region_delta is not None:
+            storage.old_policy = self._describe_policy(storage)
+
+    @torch.no_grad()
+    def _describe_policy(self, storage: RolloutStorage) -> Tree:
+        """The action distributions of the rollout, `[T, N, ...]`."""
+        recurrent = self.policy.carry_size > 0
+        batch = storage.whole(recurrent)
+        found = self.policy(batch.obs, batch.carry, batch.masks, batch.signals).distribution.describe()
+        lead = storage.num_steps, storage.num_envs
+        return found if recurrent else tree_map(lambda leaf: leaf.unflatten(0, lead), found)
 
     def _epochs(self, storage: RolloutStorage) -> dict[str, Any]:
         """Run the minibatches; returns the means of their metrics."""
         config, policy, count = self.config, self.policy, 0
+        with_graph = config.trust_region_delta is not None
         sums: dict[str, Any] = {}
         for _ in range(config.ppo_epoch):
             for batch in storage.minibatches(config.num_mini_batch, recurrent=policy.carry_size > 0):
-                new = policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
+                inputs = batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
+                new = policy.evaluate_actions(*inputs, with_graph=with_graph)
                 slopes, metrics = self.loss(new, batch)
                 auxiliary_loss, auxiliary_metrics = policy.auxiliary.losses(
                     new.predictions, batch.targets, config.auxiliary_loss_coef
@@ -129,7 +163,7 @@ class PPO(Algorithm):
 
         By hand, since autograd over vectors this short costs as much as the networks.
         """
-        config, c = self.config, self.config.clip_param
+        config, c = self.config, self.clip_range
         tensors = batch.values, batch.log_probs, batch.returns, batch.advantages
         xp, (old_value, old_log_prob, returns, advantages) = arrays(*tensors)
         assert new.value.shape == new.log_prob.shape == advantages.shape
@@ -139,10 +173,7 @@ class PPO(Algorithm):
 
         log_ratio = new.log_prob - old_log_prob
         ratio = xp.exp(log_ratio)
-        clipped = xp.clip(ratio, 1.0 - c, 1.0 + c)
-        gain, clipped_gain = ratio * advantages, clipped * advantages
-        surrogate = xp.minimum(gain, clipped_gain)
-        to_log_prob = xp.where(gain > clipped_gain, 0.0, -mean * gain)  # d ratio / d log pi = ratio
+        surrogate, slope, outside = self._surrogate(xp, ratio, advantages, self._divergence(new, batch))
 
         error = new.value - returns
         squared, to_value = error * error, config.value_loss_coef * mean * error
@@ -158,6 +189,31 @@ class PPO(Algorithm):
             "losses/policy_loss": -surrogate.mean(),
             "losses/entropy": new.entropy.mean(),
             "losses/approx_kl": (ratio - 1.0 - log_ratio).mean(),
-            "losses/clipfrac": (clipped != ratio).mean(dtype=advantages.dtype),
+            "losses/clipfrac": outside.mean(dtype=advantages.dtype),
         }
-        return (to_value, to_log_prob, xp.full_like(new.entropy, -config.entropy_coef * mean)), metrics
+        return (to_value, -mean * slope, xp.full_like(new.entropy, -config.entropy_coef * mean)), metrics
+
+    def _divergence(self, new: Evaluation, batch: Batch) -> Any:
+        """KL(old || new) of each state, `[B]`; None where there is no trust region."""
+        if self.config.trust_region_delta is None:
+            return None
+        _, (kl,) = arrays(new.output.distribution.kl(batch.old_policy))
+        return kl
+
+    def _surrogate(self, xp: Any, ratio: Any, advantages: Any, kl: Any) -> tuple[Any, Any, Any]:
+        """Gain of each sample, its derivative by log pi, and whether the sample has left its range or region: `[B]`."""
+        c, alpha = self.clip_range, self.config.rollback_alpha
+        if kl is None:
+            limit = xp.clip(ratio, 1.0 - c, 1.0 + c)
+            outside = limit != ratio
+        else:
+            assert kl.shape == ratio.shape
+            outside = kl >= self.config.trust_region_delta
+            limit = xp.where(outside, 1.0, ratio)
+        gain, limited = ratio * advantages, limit * advantages  # d ratio / d log pi = ratio
+        held = gain > limited
+        if alpha is None:
+            return xp.minimum(gain, limited), xp.where(held, 0.0, gain), outside
+        turning = limited if kl is None else gain
+        rolled_back = (1.0 + alpha) * turning - alpha * gain
+        return xp.where(held, rolled_back, gain), xp.where(held, -alpha * gain, gain), outside

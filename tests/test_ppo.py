@@ -1,0 +1,160 @@
+"""Options of PPO: hand-worked losses, what they leave alone, and that each learns."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from a2c_ppo_acktr import algo
+from a2c_ppo_acktr.algo.ppo import PPOConfig
+from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
+from a2c_ppo_acktr.spaces import tree_map
+from a2c_ppo_acktr.storage import Batch
+from a2c_ppo_acktr.utils import seed_everything
+
+
+def collected(num_envs=4, num_steps=32, env_id="CartPole-v1", **config):
+    """An algorithm with one rollout in its storage."""
+    seed_everything(1)
+    envs = make_vec_envs(env_id, num_envs, seed=1)
+    algorithm = algo.make("ppo", PPOConfig(**config), envs.spaces)
+    storage = algorithm.make_storage(num_steps, num_envs)
+    algorithm.make_collector(envs, storage).collect()
+    return algorithm, storage
+
+
+# the clip range
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(0, 0.2), (250, 0.15), (1000, 0.0), (2000, 0.0)])
+def test_the_clip_range_decays_to_zero_and_is_shown(steps, expected):
+    algorithm, storage = collected(num_mini_batch=2, use_linear_clip_decay=True)
+    algorithm.schedule(steps, 1000)
+    assert algorithm.update(storage)["charts/clip_range"] == pytest.approx(expected)
+
+
+def test_the_clip_range_stays_where_it_does_not_decay():
+    algorithm, storage = collected(num_mini_batch=2, clip_param=0.3)
+    algorithm.schedule(999, 1000)
+    assert algorithm.clip_range == 0.3
+    assert "charts/clip_range" not in algorithm.update(storage)
+
+
+def test_a_decayed_clip_range_clips_policy_and_value():
+    metrics = {}
+    for steps in (0, 999):
+        algorithm, storage = collected(num_mini_batch=2, lr=1e-2, use_linear_clip_decay=True)
+        algorithm.schedule(steps, 1000)
+        metrics[steps] = algorithm.update(storage)
+    assert metrics[999]["losses/clipfrac"] > metrics[0]["losses/clipfrac"] + 0.2
+    assert metrics[999]["losses/value_loss"] > metrics[0]["losses/value_loss"]
+
+
+# rollback and trust region
+
+
+def policy_loss(log_ratio, advantages, kl, **config):
+    """Loss and its derivative by log pi, of samples in float64 whose states have moved by `kl`."""
+    algorithm = algo.make(
+        "ppo", PPOConfig(entropy_coef=0, **config), EnvSpaces(spaces.Box(-1, 1, (2,)), spaces.Discrete(2), {})
+    )
+    none, zeros = torch.zeros(0), torch.zeros_like(log_ratio)
+    output = SimpleNamespace(distribution=SimpleNamespace(kl=lambda old: kl))
+    new = Evaluation(zeros.numpy(), log_ratio.detach().numpy(), zeros.numpy(), lambda *slopes: None, {}, output)
+    batch = Batch(none, none, none, {}, {}, none, zeros, zeros, zeros, advantages)
+    slopes, metrics = algorithm.loss(new, batch)
+    return metrics, slopes[1]
+
+
+RB, TR = {"rollback_alpha": 0.3}, {"trust_region_delta": 0.1}
+HAND_WORKED = [
+    # config, ratio, advantage, KL, gain, slope by log pi = ratio * slope by ratio
+    (RB, 1.1, 2, 9, 1.1 * 2, 1.1 * 2),
+    (RB, 1.5, 2, 9, (-0.3 * 1.5 + 1.3 * 1.2) * 2, 1.5 * -0.3 * 2),
+    (RB, 0.5, 2, 9, 0.5 * 2, 0.5 * 2),
+    (RB, 1.5, -2, 9, 1.5 * -2, 1.5 * -2),
+    (RB, 0.5, -2, 9, (-0.3 * 0.5 + 1.3 * 0.8) * -2, 0.5 * -0.3 * -2),
+    (TR, 1.5, 2, 0.05, 1.5 * 2, 1.5 * 2),
+    (TR, 1.5, 2, 0.2, 2, 0),
+    (TR, 0.5, 2, 0.2, 0.5 * 2, 0.5 * 2),
+    (TR, 1.5, -2, 0.2, 1.5 * -2, 1.5 * -2),
+    (TR, 0.5, -2, 0.2, -2, 0),
+    (RB | TR, 1.5, 2, 0.05, 1.5 * 2, 1.5 * 2),
+    (RB | TR, 1.5, 2, 0.2, 1.5 * 2, 1.5 * -0.3 * 2),
+    (RB | TR, 0.5, 2, 0.2, 0.5 * 2, 0.5 * 2),
+    (RB | TR, 1.5, -2, 0.2, 1.5 * -2, 1.5 * -2),
+    (RB | TR, 0.5, -2, 0.2, 0.5 * -2, 0.5 * -0.3 * -2),
+]
+
+
+@pytest.mark.parametrize(("config", "ratio", "advantage", "kl", "gain", "slope"), HAND_WORKED)
+def test_hand_worked_losses_and_slopes(config, ratio, advantage, kl, gain, slope):
+    tensors = (torch.tensor([float(x)], dtype=torch.float64) for x in (math.log(ratio), advantage, kl))
+    metrics, derivative = policy_loss(*tensors, **config)
+    assert metrics["losses/policy_loss"] == pytest.approx(-gain)
+    assert derivative == pytest.approx(-slope)
+    outside = kl >= 0.1 if "trust_region_delta" in config else abs(ratio - 1) > 0.2
+    assert metrics["losses/clipfrac"] == outside
+
+
+def rollback_by_definition(r, adv, kl):
+    """min(r A, F(r) A) with Wang et al.'s F of PPO-RB."""
+    f = torch.where(r <= 0.8, -0.3 * r + 1.3 * 0.8, torch.where(r >= 1.2, -0.3 * r + 1.3 * 1.2, r))
+    return torch.min(r * adv, f * adv)
+
+
+def trust_region_by_definition(r, adv, kl):
+    """min(r A, F(r) A) with Wang et al.'s F of TR-PPO."""
+    return torch.min(r * adv, torch.where(kl >= 0.1, 1.0, r) * adv)
+
+
+def both_by_definition(r, adv, kl):
+    """Wang et al.'s TR-PPO-RB, lifted by a constant so that nothing jumps."""
+    return torch.where((kl >= 0.1) & (r * adv > adv), (-0.3 * r + 1.3 * r.detach()) * adv, r * adv)
+
+
+@pytest.mark.parametrize(
+    ("config", "definition"),
+    [(RB, rollback_by_definition), (TR, trust_region_by_definition), (RB | TR, both_by_definition)],
+)
+def test_surrogates_have_the_values_and_slopes_of_their_definitions(config, definition):
+    generator = torch.Generator().manual_seed(0)
+    log_ratio, advantages, kl = torch.randn(3, 4096, generator=generator, dtype=torch.float64) * 0.3
+    log_ratio.requires_grad_()
+    loss = -definition(log_ratio.exp(), advantages, kl.abs()).mean()
+    loss.backward()
+    metrics, derivative = policy_loss(log_ratio, advantages, kl.abs(), **config)
+    assert metrics["losses/policy_loss"] == pytest.approx(loss.item())
+    np.testing.assert_allclose(derivative, log_ratio.grad, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("env_id", ["MatchObservation", "MatchBits", "MatchChoices", "MatchVector", "MaskedActions"])
+def test_a_policy_that_stays_never_leaves_its_trust_region(env_id, recurrent):
+    algorithm, storage = collected(
+        env_id=f"tests.probe_envs:{env_id}-v0",
+        lr=0.0,
+        num_mini_batch=2,
+        trust_region_delta=1e-4,
+        recurrent_policy=recurrent,
+    )
+    for parameter in algorithm.policy.head.parameters():
+        parameter.data *= 50.0  # or the policy would be the same in all states, and mixing them up unseen
+    assert algorithm.update(storage)["losses/clipfrac"] == 0
+    storage.old_policy = tree_map(lambda leaf: leaf.flip(0), storage.old_policy)
+    batch = storage.whole(recurrent)
+    inputs = batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
+    mixed_up = algorithm.policy.evaluate_actions(*inputs, with_graph=True).output.distribution.kl(batch.old_policy)
+    assert (mixed_up > 1e-4).float().mean() > 0.2
+
+
+def test_the_trust_region_is_around_the_policy_that_acted():
+    algorithm, storage = collected(lr=1e-2, num_mini_batch=1, ppo_epoch=5, trust_region_delta=1e-3)
+    before = algorithm.policy(storage.obs[:-1], storage.carry, storage.masks[:-1], {}).distribution.describe()
+    outside = algorithm.update(storage)["losses/clipfrac"]
+    torch.testing.assert_close(storage.old_policy, before)
+    assert 0 < outside <= 0.8  # the first of the five passes begins in the middle of the region
