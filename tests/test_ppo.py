@@ -1,5 +1,6 @@
 """Options of PPO: hand-worked losses, what they leave alone, and that each learns."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -158,3 +159,118 @@ def test_the_trust_region_is_around_the_policy_that_acted():
     outside = algorithm.update(storage)["losses/clipfrac"]
     torch.testing.assert_close(storage.old_policy, before)
     assert 0 < outside <= 0.8  # the first of the five passes begins in the middle of the region
+
+
+# optimizers of their own
+
+
+def moved(algorithm, storage):
+    """Which parameters an update moved, by name."""
+    before = {name: p.detach().clone() for name, p in algorithm.policy.named_parameters()}
+    metrics = algorithm.update(storage)
+    return {name for name, p in algorithm.policy.named_parameters() if not torch.equal(p, before[name])}, metrics
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "tests.probe_envs:NestedObservation-v0"])
+def test_each_optimizer_moves_its_own_part(env_id, optimizer):
+    actor = {"base.actor", "head"}
+    for rates, parts in (((1e-3, 0.0), actor), ((0.0, 1e-3), {"base.critic", "base.value"})):
+        algorithm, storage = collected(
+            env_id=env_id, num_mini_batch=2, policy_lr=rates[0], value_lr=rates[1], optimizer=optimizer
+        )
+        names, _ = moved(algorithm, storage)
+        names = {name for name in names if "encoder" not in name}  # which both read
+        assert {".".join(name.split(".")[: 1 if name.startswith("head") else 2]) for name in names} == parts
+
+
+def test_epochs_count_and_only_the_policys_end_early(monkeypatch):
+    algorithm, storage = collected(num_mini_batch=2, policy_epochs=3, value_epochs=5, lr=1e-3)
+    steps = {True: 0, False: 0}
+    original = algorithm._step
+
+    def count(part, *args):
+        steps[part.policy] += 1
+        return original(part, *args)
+
+    monkeypatch.setattr(algorithm, "_step", count)
+    algorithm.update(storage)
+    assert steps == {True: 6, False: 10}
+    algorithm, storage = collected(num_mini_batch=2, policy_epochs=50, value_epochs=5, lr=1e-2, target_kl=1e-3)
+    original, steps = algorithm._step, {True: 0, False: 0}
+    monkeypatch.setattr(algorithm, "_step", count)
+    algorithm.update(storage)
+    assert steps[True] < 100
+    assert steps[False] == 10
+
+
+def test_both_learning_rates_decay():
+    algorithm, _ = collected(policy_lr=1e-2, use_linear_lr_decay=True, lr=1e-3)
+    algorithm.schedule(250, 1000)
+    rates = [part.optimizer.param_groups[0]["lr"] for part in algorithm.passes]
+    assert rates == pytest.approx([7.5e-3, 7.5e-4])
+
+
+def test_both_optimizers_continue_from_a_checkpoint():
+    config = {"num_mini_batch": 2, "policy_lr": 1e-2, "value_epochs": 2, "ppo_epoch": 1}
+    algorithm, storage = collected(**config)
+    algorithm.update(storage)
+    other, _ = collected(**config)
+    other.load_state_dict(copy.deepcopy(algorithm.state_dict()))
+    for learner in (algorithm, other):
+        seed_everything(3)
+        learner.update(storage)
+    assert torch.equal(algorithm.parameters, other.parameters)
+
+
+# v-trace
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_v_trace_follows_the_policy_from_pass_to_pass(recurrent):
+    targets = {}
+    for name, config in {
+        "n-step": {"returns": "n-step", "ppo_epoch": 1},
+        "first pass": {"returns": "v-trace", "ppo_epoch": 1},
+        "policy that stays": {"returns": "v-trace", "ppo_epoch": 3, "lr": 0.0},
+        "policy that moves": {"returns": "v-trace", "ppo_epoch": 3, "lr": 1e-2},
+    }.items():
+        algorithm, storage = collected(
+            num_mini_batch=2, recurrent_policy=recurrent, use_proper_time_limits=True, **config
+        )
+        algorithm.update(storage)
+        targets[name] = storage.returns.clone()
+    torch.testing.assert_close(targets["first pass"], targets["n-step"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(targets["policy that stays"], targets["n-step"], atol=1e-4, rtol=1e-4)
+    assert (targets["policy that moves"] - targets["n-step"]).abs().max() > 0.05
+
+
+VARIANTS = {
+    "rollback": {"rollback_alpha": 0.3},
+    "trust region": {"trust_region_delta": 0.025},
+    "trust region with rollback": {"trust_region_delta": 0.03, "rollback_alpha": 0.05},
+    "clip decay": {"use_linear_clip_decay": True},
+    "separate optimizers": {"policy_lr": 3e-3, "value_lr": 1e-2, "value_epochs": 8},
+    "1-step": {"returns": "1-step"},
+    "n-step": {"returns": "n-step"},
+    "v-trace": {"returns": "v-trace"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns_to_balance(variant):
+    seed_everything(2)
+    torch.set_num_threads(1)
+    envs = make_vec_envs("CartPole-v1", 8, seed=2, normalize=False)
+    settings = {"lr": 3e-3, "num_mini_batch": 4, "ppo_epoch": 10, "gamma": 0.98, "entropy_coef": 0.0}
+    settings |= {"returns": "gae", "gae_lambda": 0.9} | VARIANTS[variant]
+    algorithm = algo.make("ppo", PPOConfig(**settings), envs.spaces)
+    storage = algorithm.make_storage(64, 8)
+    collector = algorithm.make_collector(envs, storage)
+    lengths = []
+    for _ in range(60):
+        algorithm.schedule(collector.env_steps, 60 * 512)
+        lengths += [episode.length for episode in collector.collect()]
+        algorithm.update(storage)
+        storage.after_update()
+    assert np.mean(lengths[-20:]) > 150

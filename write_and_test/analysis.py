@@ -18,7 +18,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from a2c_ppo_acktr.auxiliary import head_loss
-from a2c_ppo_acktr.returns import normalize
 from a2c_ppo_acktr.spaces import to_tensor, tree_map
 from a2c_ppo_acktr.utils import UsageError
 

@@ -7,19 +7,27 @@
 
 Several epochs of minibatches over each rollout; Adam. A = R - V_old, normalized over the whole rollout.
 
-Deviations from the paper:
+Options:
+    --rollback-alpha      PPO-RB: -a ratio + (1 + a)(1 +- c) in place of the clipped ratio (Wang et al. 2019, eq. 12)
+    --trust-region-delta  TR-PPO: a sample is held where KL(old || new) of its state reached delta and ratio A > A, not
+                          where its ratio left the range; with both, TR-PPO-RB, the ratio has slope -a there
+    --policy-lr ...       the policy's epochs, then the value's, each with an optimizer of its own (OpenAI Spinning Up)
+    --returns v-trace     targets and advantages anew before each epoch, for the policy as it then is
+
+Deviations from the papers:
 1. The value function is clipped as the policy is (OpenAI Baselines; `--no-clip-value-loss` switches it off).
 2. The value loss carries 1/2 beside `value_loss_coef`, as upstream: 0.25 of a squared error at the default.
 3. Gradients are clipped by global norm 0.5.
+4. V-trace's advantage has no factor rho (Espeholt et al. 2018, section 4.2), since the surrogate has its ratio.
 
 Metrics are means over the minibatches that were run:
     losses/approx_kl  mean((ratio - 1) - log ratio), the low-variance estimate of KL(old || new) of Schulman (2020)
-    losses/clipfrac   share of samples whose ratio left [1 - c, 1 + c]
+    losses/clipfrac   share of samples whose ratio left [1 - c, 1 + c], or whose state's divergence reached delta
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,7 +63,19 @@ class PPOConfig(ActorCriticConfig):
     target_kl: float | None = flag(
         None, "end the update before a step whose minibatch shows approx_kl above 1.5 times this", low=0
     )
+    policy_lr: float | None = flag(
+        None, "learning rate of the policy; this and the next three train it and the value one after the other", low=0
+    )
+    value_lr: float | None = flag(None, "learning rate of the value (default of both: --lr)", low=0)
+    policy_epochs: int | None = flag(None, "passes for the policy, which --target-kl may end", low=1)
+    value_epochs: int | None = flag(None, "passes for the value (default of both: --ppo-epoch)", low=1)
     optimizer: str = flag("adam", "adam (upstream) or rmsprop", choices=("adam", "rmsprop"))
+
+    @property
+    def separate(self) -> bool:
+        """Whether policy and value have optimizers of their own."""
+        given = self.policy_lr, self.value_lr, self.policy_epochs, self.value_epochs
+        return any(value is not None for value in given)
 
     def check(self, num_steps: int, num_processes: int) -> None:
         """See `ActorCriticConfig`."""
@@ -79,7 +99,21 @@ class PPOConfig(ActorCriticConfig):
         if self.trust_region_delta is not None and not self.clip_value_loss:
             nothing = "has no effect with --trust-region-delta and --no-clip-value-loss"
             reasons |= dict.fromkeys(("clip_param", "use_linear_clip_decay"), nothing)
+        if None not in (self.policy_lr, self.value_lr):
+            reasons["lr"] = "has no effect with --policy-lr and --value-lr"
+        if None not in (self.policy_epochs, self.value_epochs):
+            reasons["ppo_epoch"] = "has no effect with --policy-epochs and --value-epochs"
         return reasons
+
+
+class Pass(NamedTuple):
+    """Epochs of one optimizer over the rollout, for one part of the loss or both."""
+
+    optimizer: torch.optim.Optimizer
+    lr: float
+    epochs: int
+    policy: bool
+    value: bool
 
 
 class PPO(Algorithm):
@@ -92,23 +126,47 @@ class PPO(Algorithm):
         super().__init__(spaces, config, device)
         self.policy = make_policy(spaces, config).to(device)
         self.parameters = self.policy.flatten()
-        self.optimizer = make_optimizer(
-            config.optimizer, self.parameters, lr=config.lr, eps=config.eps, alpha=config.alpha
-        )
+        self.passes = self._make_passes()
+        self.optimizer = self.passes[0].optimizer
         self.clip_range = config.clip_param
 
+    def _make_passes(self) -> list[Pass]:
+        """One for everything, or one for the policy and one for the value.
+
+        Both optimizers have all parameters: those that a part of the loss does not reach have gradients of zero in its
+        pass, which move nothing. Layers that actor and critic share are moved by both.
+        """
+        config = self.config
+
+        def make(lr: float | None, epochs: int | None, policy: bool, value: bool) -> Pass:
+            lr, epochs = config.lr if lr is None else lr, config.ppo_epoch if epochs is None else epochs
+            made = make_optimizer(config.optimizer, self.parameters, lr=lr, eps=config.eps, alpha=config.alpha)
+            return Pass(made, lr, epochs, policy, value)
+
+        if not config.separate:
+            return [make(None, None, True, True)]
+        policy = make(config.policy_lr, config.policy_epochs, True, False)
+        return [policy, make(config.value_lr, config.value_epochs, False, True)]
+
     def schedule(self, env_steps: int, total: int) -> None:
-        """Set what depends on progress: the learning rate and the clip range."""
-        super().schedule(env_steps, total)
+        """Set what depends on progress: learning rates and the clip range."""
+        if self.config.use_linear_lr_decay:
+            for part in self.passes:
+                part.optimizer.param_groups[0]["lr"] = linear_decay(part.lr, env_steps, total)
         if self.config.use_linear_clip_decay:
             self.clip_range = linear_decay(self.config.clip_param, env_steps, total)
 
     @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
-        """`ppo_epoch` passes over the rollout, fewer where `target_kl` says so."""
+        """All passes over the rollout; fewer epochs where `target_kl` says so."""
         self.prepare(storage)
-        metrics = self._epochs(storage) | {
-            "losses/explained_variance": explained_variance(storage.values, storage.returns),
+        variance = explained_variance(storage.values, storage.returns)
+        metrics: dict[str, Any] = {}
+        for part in self.passes:
+            found = self._epochs(part, storage)
+            metrics |= found if part.policy else {"losses/value_loss": found["losses/value_loss"]}
+        metrics |= {
+            "losses/explained_variance": variance,
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         return metrics | ({"charts/clip_range": self.clip_range} if self.config.use_linear_clip_decay else {})
@@ -116,8 +174,7 @@ class PPO(Algorithm):
     def prepare(self, storage: RolloutStorage) -> None:
         """Compute returns, normalized advantages and, for a trust region, the distributions it is around."""
         super().prepare(storage)
-        if not self.config.norm_adv_per_minibatch:
-            storage.advantages = normalize(storage.advantages)
+        self._normalize_advantages(storage)
         if self.config.trust_region_delta is not None:
             storage.old_policy = self._describe_policy(storage)
 
@@ -130,12 +187,27 @@ class PPO(Algorithm):
         lead = storage.num_steps, storage.num_envs
         return found if recurrent else tree_map(lambda leaf: leaf.unflatten(0, lead), found)
 
-    def _epochs(self, storage: RolloutStorage) -> dict[str, Any]:
-        """Run the minibatches; returns the means of their metrics."""
+    @torch.no_grad()
+    def _renew_returns(self, storage: RolloutStorage) -> None:
+        """Compute returns and advantages for the policy as it is now; the carry of the last observation stays."""
+        batch = storage.whole(recurrent=self.policy.carry_size > 0)
+        new = self.policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
+        value, log_prob = (torch.as_tensor(x).reshape(storage.values.shape) for x in (new.value, new.log_prob))
+        storage.compute_returns(self.policy.get_value, **self.config.return_settings(), learner=(value, log_prob))
+        self._normalize_advantages(storage)
+
+    def _normalize_advantages(self, storage: RolloutStorage) -> None:
+        if not self.config.norm_adv_per_minibatch:
+            storage.advantages = normalize(storage.advantages)
+
+    def _epochs(self, part: Pass, storage: RolloutStorage) -> dict[str, Any]:
+        """Run the minibatches of a pass; returns the means of their metrics."""
         config, policy, count = self.config, self.policy, 0
         with_graph = config.trust_region_delta is not None
         sums: dict[str, Any] = {}
-        for _ in range(config.ppo_epoch):
+        for epoch in range(part.epochs):
+            if config.return_kind == "v-trace" and (epoch > 0 or not part.policy):
+                self._renew_returns(storage)
             for batch in storage.minibatches(config.num_mini_batch, recurrent=policy.carry_size > 0):
                 inputs = batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
                 new = policy.evaluate_actions(*inputs, with_graph=with_graph)
@@ -143,20 +215,36 @@ class PPO(Algorithm):
                 auxiliary_loss, auxiliary_metrics = policy.auxiliary.losses(
                     new.predictions, batch.targets, config.auxiliary_loss_coef
                 )
-                over = config.target_kl is not None and metrics["losses/approx_kl"] > 1.5 * config.target_kl
-                grad_norm = 0.0 if over else self._step(new, slopes, auxiliary_loss)
+                bound = config.target_kl if part.policy else None
+                over = bound is not None and metrics["losses/approx_kl"] > 1.5 * bound
+                grad_norm = 0.0 if over else self._step(part, new, slopes, auxiliary_loss)
                 metrics |= auxiliary_metrics | {"losses/grad_norm": grad_norm}
                 count, sums = count + 1, {tag: sums.get(tag, 0.0) + value for tag, value in metrics.items()}
                 if over:
                     return {tag: total / count for tag, total in sums.items()}
         return {tag: total / count for tag, total in sums.items()}
 
-    def _step(self, new: Evaluation, slopes: tuple[Any, Any, Any], auxiliary_loss: Tensor | None) -> Any:
-        """One step down the gradient; returns its norm before clipping."""
-        new.backward(*slopes, auxiliary_loss)
+    def _step(self, part: Pass, new: Evaluation, slopes: tuple[Any, Any, Any], auxiliary_loss: Tensor | None) -> Any:
+        """One step down the gradient of the pass's part of the loss; returns its norm before clipping."""
+        to_value, to_log_prob, to_entropy = slopes
+        if not part.value:
+            to_value = 0.0 * to_value
+        if not part.policy:
+            to_log_prob, to_entropy, auxiliary_loss = 0.0 * to_log_prob, 0.0 * to_entropy, None
+        new.backward(to_value, to_log_prob, to_entropy, auxiliary_loss)
         grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
-        self.optimizer.step()
+        part.optimizer.step()
         return grad_norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Algorithm`."""
+        return super().state_dict() | {"further_optimizers": [part.optimizer.state_dict() for part in self.passes[1:]]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Algorithm`."""
+        super().load_state_dict(state)
+        for part, stored in zip(self.passes[1:], state.get("further_optimizers", ()), strict=True):
+            part.optimizer.load_state_dict(stored)
 
     def loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
         """Derivatives of a minibatch's loss by value, log-probability and entropy, and its metrics.
