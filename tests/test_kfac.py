@@ -271,15 +271,16 @@ def test_layers_that_read_the_same_input_share_its_factor():
         def __init__(self):
             super().__init__()
             self.actor, self.critic, self.last = nn.Linear(4, 3), nn.Linear(4, 2), nn.Linear(2, 1)
+            self.without_bias = nn.Linear(4, 4, bias=False)
 
         def forward(self, x):
-            return torch.cat([self.actor(x), self.last(self.critic(x))], -1)
+            return torch.cat([self.actor(x), self.last(self.critic(x))], -1) + self.without_bias(x)
 
-    optimizer, model = None, Two()
+    model = Two()
     optimizer = KFAC(model)
     observe_gaussian(optimizer, model, torch.randn(10, 4), 4)
-    assert optimizer.input_of == [0, 0, 1]
-    assert [len(factor.moment) for factor in optimizer.inputs] == [5, 3]
+    assert optimizer.input_of == [0, 0, 1, 2]
+    assert [len(factor.moment) for factor in optimizer.inputs] == [5, 3, 4]
 
 
 def test_averages_decay_and_intervals_hold():
