@@ -244,7 +244,7 @@ def check_base(base: Any, name: str, space: spaces.Space) -> Layers:
     layers = Layers()
     for lead in [(3, 2), (2,)] if base.carry_size > 0 else [(2,)]:
         with torch.no_grad():
-            found = base(_samples(space, lead), torch.zeros(2, base.carry_size), torch.ones(lead))
+            found = base(sample_observations(space, lead), torch.zeros(2, base.carry_size), torch.ones(lead))
         demand(isinstance(found, tuple) and 3 <= len(found) <= 4, "expected BaseOutput(value, features, carry, layers)")
         output = BaseOutput(*found)
         expected = {"value": lead, "features": (*lead, base.output_size), "carry": (2, base.carry_size)}
@@ -258,7 +258,7 @@ def check_base(base: Any, name: str, space: spaces.Space) -> Layers:
     return layers
 
 
-def _samples(space: spaces.Space, lead: tuple[int, ...]) -> Tree:
+def sample_observations(space: spaces.Space, lead: tuple[int, ...]) -> Tree:
     """Random observations as networks get them, `[*lead, ...]`."""
     rows = [tree_map(lambda leaf: np.asarray(leaf)[None], space.sample()) for _ in range(math.prod(lead))]
     return tree_map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), to_tensor(concatenate(rows)))

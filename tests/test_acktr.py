@@ -163,7 +163,7 @@ def test_every_network_trains_and_resumes(line, tmp_path, monkeypatch, capsys):
     assert all(torch.isfinite(tensor).all() for tensor in state["policy"].values())
 
 
-NORMED = """
+OWN = """
 from torch import nn
 from a2c_ppo_acktr.bases import BaseOutput
 
@@ -177,14 +177,25 @@ class Normed(nn.Module):
     def forward(self, obs, carry, masks):
         x = self.norm(obs)
         return BaseOutput(self.value(x).squeeze(-1), x, carry)
+
+class Tied(Normed):
+    def __init__(self, space, recurrent=False):
+        super().__init__(space)
+        self.norm = nn.Linear(4, 4)
+
+    def forward(self, obs, carry, masks):
+        return super().forward(self.norm(obs), carry, masks)
 """
 
 
-def test_a_layer_without_factors_is_refused_before_training(tmp_path, monkeypatch, capsys):
-    (tmp_path / "normed_network.py").write_text(NORMED)
+@pytest.mark.parametrize(
+    ("network", "message"), [("Normed", "base.norm is a LayerNorm"), ("Tied", "base.norm is called more than once")]
+)
+def test_what_has_no_factors_is_refused_before_training(network, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_network_of_acktr.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
-    assert main.main("--algo acktr --env-name CartPole-v1 --nn-base normed_network:Normed".split()) == 2
-    assert "base.norm is a LayerNorm" in capsys.readouterr().err
+    assert main.main(f"--algo acktr --env-name CartPole-v1 --nn-base own_network_of_acktr:{network}".split()) == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

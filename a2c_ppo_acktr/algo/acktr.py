@@ -22,10 +22,12 @@ import torch
 from torch import Tensor
 
 from a2c_ppo_acktr.algo.a2c import A2C, A2CLossConfig
+from a2c_ppo_acktr.bases import sample_observations
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.fused import TanhMLP
 from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
 from a2c_ppo_acktr.kfac import KFAC, KFACConfig
+from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.storage import Batch
 from a2c_ppo_acktr.utils import UsageError, clip_grad_norm
 
@@ -55,7 +57,7 @@ class ACKTR(A2C):
     """See the module's docstring; arguments as in `Algorithm`.
 
     Raises:
-        UsageError: names a layer that K-FAC does not know.
+        UsageError: names a layer that K-FAC does not know, or that is not called just once.
     """
 
     Config = ACKTRConfig
@@ -67,6 +69,10 @@ class ACKTR(A2C):
         for module in self.policy.modules():
             if isinstance(module, TanhMLP):
                 module.written_out = False  # K-FAC watches every layer
+        obs = tree_map(lambda leaf: leaf.to(device), sample_observations(spaces.observation, (2,)))
+        with self.optimizer.watch():  # says now what it cannot watch later
+            output = self.policy(obs, self.initial_carry(2), torch.ones(2, device=device), {})
+            self.policy.auxiliary(output.layers)
 
     def make_optimizer(self) -> KFAC:
         """See `A2C`."""
