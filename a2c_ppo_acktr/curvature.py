@@ -8,35 +8,31 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.distributions import DiagGaussianHead
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, arrays
 
 CHUNK = 2**22
 """Numbers in one piece of a convolution's patches, 16 MiB: few rows make a poor product, many miss the caches."""
 
 
-def gram(rows: Tensor) -> Tensor:
-    """Second moment times n, `[I, I]` of rows `[n, I]`; NumPy's BLAS does half the work of a general product."""
-    if rows.device.type != "cpu":
-        return rows.T @ rows
-    array = rows.contiguous().numpy()
-    return torch.from_numpy(array.T @ array)
+def second_moment(rows: Any, bias: bool = False) -> Any:
+    """Sum of a a' over rows a, `[D, D]` of `[n, I]`; with a 1 appended to each where there is a `bias`.
 
-
-def gram_with_ones(rows: Tensor, bias: bool) -> Tensor:
-    """`gram` of the rows with a 1 appended to each, `[I + 1, I + 1]`, where there is a `bias`."""
-    inner = gram(rows)
+    `rows` and the result are arrays as of `utils.arrays`: NumPy's BLAS does half the work of a general product, and its
+    threads would wait for torch's if the two took turns on every few images.
+    """
+    inner = rows.T @ rows
     if not bias:
         return inner
-    size = len(inner)
-    outer = inner.new_empty(size + 1, size + 1)
-    outer[:size, :size] = inner
-    outer[size, :size] = outer[:size, size] = rows.sum(0)
-    outer[size, size] = len(rows)
-    return outer
+    xp = np if isinstance(rows, np.ndarray) else torch
+    ones = xp.ones_like(rows[:, :1])
+    sums = ones.T @ rows
+    top = xp.concatenate([inner, sums.T], 1)
+    return xp.concatenate([top, xp.concatenate([sums, ones.T @ ones], 1)])
 
 
 class LinearLayer:
@@ -52,12 +48,13 @@ class LinearLayer:
 
     def input_moment(self, x: Tensor, batch: int) -> Tensor:
         """A `[D, D]` of the inputs `[B, ..., I]`."""
-        return gram_with_ones(x.to(self.module.weight.dtype).reshape(-1, x.shape[-1]), self.bias) / batch
+        _, (rows,) = arrays(x.to(self.module.weight.dtype).reshape(-1, x.shape[-1]))
+        return torch.as_tensor(second_moment(rows, self.bias)) / batch
 
     def output_moment(self, grad: Tensor) -> Tensor:
         """G `[O, O]` of each sample's own gradient `[B, ..., O]`."""
-        rows = grad.to(self.module.weight.dtype).reshape(-1, grad.shape[-1])
-        return gram(rows) / len(rows)
+        _, (rows,) = arrays(grad.to(self.module.weight.dtype).reshape(-1, grad.shape[-1]))
+        return torch.as_tensor(second_moment(rows)) / len(rows)
 
     def gradient(self) -> Tensor:
         """`[O, D]`."""
@@ -98,34 +95,35 @@ class ConvLayer:
         """See `LinearLayer`."""
         return output
 
-    def patches(self, images: Tensor) -> Tensor:
-        """What the kernel sees at each of L locations: `[b, L, kernel area * C]` of `[b, C, H, W]`."""
+    def patches(self, images: Tensor) -> Any:
+        """What the kernel sees at each of L locations: an array `[b, L, kernel area * C]` of `[b, C, H, W]`."""
         (down, right), (step_down, step_right) = self.module.kernel_size, self.module.stride
         pad_down, pad_right = self.padding
         padded = nn.functional.pad(images, (pad_right, pad_right, pad_down, pad_down)).permute(0, 2, 3, 1)
         windows = padded.unfold(1, down, step_down).unfold(2, right, step_right)  # [b, h, w, C, down, right]
-        return windows.permute(0, 1, 2, 4, 5, 3).reshape(len(images), -1, down * right * images.shape[1])
+        _, (ordered,) = arrays(windows.permute(0, 1, 2, 4, 5, 3))
+        return ordered.reshape(len(images), -1, down * right * images.shape[1])
 
     def input_moment(self, x: Tensor, batch: int) -> Tensor:
         """A `[D, D]` of the images `[B, C, H, W]`, a few at a time."""
-        columns = self.module.weight[0].numel()
-        (down, right), (height, width) = self.module.stride, x.shape[-2:]
-        images = max(1, CHUNK * down * right // (columns * height * width))
+        sizes = zip(x.shape[-2:], self.padding, self.module.kernel_size, self.module.stride, strict=True)
+        locations = math.prod((size + 2 * pad - kernel) // stride + 1 for size, pad, kernel, stride in sizes)
+        images = max(1, CHUNK // (locations * self.module.weight[0].numel()))
         patches = (self.patches(part.to(self.module.weight.dtype)) for part in x.split(images))
         if self.fast:
-            return gram_with_ones(torch.cat([part.mean(1) for part in patches]), self.bias) / batch
-        moments = (gram_with_ones(part.flatten(0, 1), self.bias) for part in patches)
+            means = torch.cat([torch.as_tensor(part.mean(1)) for part in patches])
+            return torch.as_tensor(second_moment(arrays(means)[1][0], self.bias)) / batch
+        moments = (second_moment(part.reshape(-1, part.shape[-1]), self.bias) for part in patches)
         total = next(moments)
         for moment in moments:
             total += moment
-        return total / batch
+        return torch.as_tensor(total) / batch
 
     def output_moment(self, grad: Tensor) -> Tensor:
         """G `[O, O]` of each sample's own gradient `[B, O, H, W]`."""
-        if self.fast:
-            return gram(grad.to(self.module.weight.dtype).sum((2, 3))) / len(grad)
-        rows = grad.to(self.module.weight.dtype).permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
-        return gram(rows) / len(rows)
+        grad = grad.to(self.module.weight.dtype)
+        rows = grad.sum((2, 3)) if self.fast else grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
+        return torch.as_tensor(second_moment(arrays(rows)[1][0])) / len(rows)
 
     def gradient(self) -> Tensor:
         """`[O, D]`."""
@@ -165,7 +163,8 @@ class LogStdLayer:
 
     def output_moment(self, grad: Tensor) -> Tensor:
         """G `[A, A]` of each sample's own gradient `[B, A]`."""
-        return gram(grad.reshape(-1, grad.shape[-1])) / len(grad)
+        _, (rows,) = arrays(grad.reshape(-1, grad.shape[-1]))
+        return torch.as_tensor(second_moment(rows)) / len(rows)
 
     def gradient(self) -> Tensor:
         """`[A, 1]`."""
@@ -213,7 +212,7 @@ class Factor:
 
     def average(self, moment: Tensor, decay: float) -> bool:
         """Take in a new moment; one that is not finite is left out. Returns whether it was taken."""
-        if not bool(torch.isfinite(moment).all()):
+        if not math.isfinite(moment.sum()):
             return False
         self.moment = moment if self.moment is None else self.moment.mul_(decay).add_(moment, alpha=1.0 - decay)
         return True
@@ -267,7 +266,7 @@ def faster_device(size: int, device: torch.device) -> torch.device:
         return device
     seconds = {}
     for candidate in (device, torch.device("cpu")):
-        matrix = gram(torch.randn(size, size, device=device)) / size
+        matrix = second_moment(torch.randn(size, size, device=device)) / size
         for _ in range(2):  # the first pays for libraries that are loaded
             torch.cuda.synchronize(device)
             begin = time.perf_counter()

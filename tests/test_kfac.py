@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from a2c_ppo_acktr.curvature import ConvLayer, Factor, damped_inverses, gram
+from a2c_ppo_acktr.curvature import ConvLayer, Factor, damped_inverses, second_moment
 from a2c_ppo_acktr.kfac import KFAC, KFACConfig
 from a2c_ppo_acktr.utils import UsageError
 
@@ -204,16 +204,19 @@ def test_pieces_of_a_batch_of_images_add_up(monkeypatch):
 def test_fast_convolutions_take_mean_inputs_and_summed_gradients():
     module, images, grad = nn.Conv2d(2, 3, 2), torch.randn(6, 2, 4, 4), torch.randn(6, 3, 3, 3)
     layer = ConvLayer("c", module, fast=True)
-    rows = torch.cat([layer.patches(images).mean(1), torch.ones(6, 1)], 1)
+    rows = torch.cat([torch.as_tensor(layer.patches(images)).mean(1), torch.ones(6, 1)], 1)
     torch.testing.assert_close(layer.input_moment(images, 6), rows.T @ rows / 6)
     summed = grad.sum((2, 3))
     torch.testing.assert_close(layer.output_moment(grad), summed.T @ summed / 6)
 
 
-def test_gram_is_the_product_in_both_precisions():
+def test_the_second_moment_is_the_same_for_arrays_and_tensors():
     for dtype in (torch.float32, torch.float64):
         rows = torch.randn(30, 7, dtype=dtype)[::2]
-        torch.testing.assert_close(gram(rows), rows.T @ rows)
+        with_ones = torch.cat([rows, torch.ones(15, 1, dtype=dtype)], 1)
+        for kind in (rows, rows.numpy()):
+            torch.testing.assert_close(torch.as_tensor(second_moment(kind)), rows.T @ rows)
+            torch.testing.assert_close(torch.as_tensor(second_moment(kind, bias=True)), with_ones.T @ with_ones)
 
 
 def kl_of_gaussians(old, new):
@@ -294,7 +297,7 @@ def test_averages_decay_and_intervals_hold():
         moments.append(optimizer.inputs[0].moment.clone())
         step_of(optimizer, model, model(x).sum())
         vectors.append(optimizer.inputs[0].vectors)
-    expected = [gram(torch.cat([x, torch.ones(6, 1)], 1)) / 6 for x in batches]
+    expected = [second_moment(torch.cat([x, torch.ones(6, 1)], 1)) / 6 for x in batches]
     torch.testing.assert_close(moments[0], expected[0])
     torch.testing.assert_close(moments[1], expected[0])  # the second update takes no statistics
     torch.testing.assert_close(moments[2], 0.9 * expected[0] + 0.1 * expected[2])
