@@ -6,6 +6,7 @@ B samples, D columns of a layer's matrix (inputs, then 1 for the bias), O rows (
 import contextlib
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,7 @@ CHUNK = 2**22
 def second_moment(rows: Any, bias: bool = False) -> Any:
     """Sum of a a' over rows a, `[D, D]` of `[n, I]`; with a 1 appended to each where there is a `bias`.
 
-    `rows` and the result are arrays as of `utils.arrays`: NumPy's BLAS does half the work of a general product, and its
-    threads would wait for torch's if the two took turns on every few images.
+    `rows` and the result are arrays as of `utils.arrays`: NumPy's BLAS does half the work of a general product.
     """
     inner = rows.T @ rows
     if not bias:
@@ -105,19 +105,18 @@ class ConvLayer:
         return ordered.reshape(len(images), -1, down * right * images.shape[1])
 
     def input_moment(self, x: Tensor, batch: int) -> Tensor:
-        """A `[D, D]` of the images `[B, C, H, W]`, a few at a time."""
+        """A `[D, D]` of the images `[B, C, H, W]`, a few at a time, on the CPU by torch's number of threads."""
         sizes = zip(x.shape[-2:], self.padding, self.module.kernel_size, self.module.stride, strict=True)
         locations = math.prod((size + 2 * pad - kernel) // stride + 1 for size, pad, kernel, stride in sizes)
         images = max(1, CHUNK // (locations * self.module.weight[0].numel()))
-        patches = (self.patches(part.to(self.module.weight.dtype)) for part in x.split(images))
-        if self.fast:
-            means = torch.cat([torch.as_tensor(part.mean(1)) for part in patches])
-            return torch.as_tensor(second_moment(arrays(means)[1][0], self.bias)) / batch
-        moments = (second_moment(part.reshape(-1, part.shape[-1]), self.bias) for part in patches)
-        total = next(moments)
-        for moment in moments:
-            total += moment
-        return torch.as_tensor(total) / batch
+        with ThreadPoolExecutor(torch.get_num_threads() if x.device.type == "cpu" else 1) as pool:
+            first, *others = pool.map(self._moment, x.to(self.module.weight.dtype).split(images))
+        return torch.as_tensor(sum(others, start=first)) / batch
+
+    def _moment(self, images: Tensor) -> Any:
+        patches = self.patches(images)
+        rows = patches.mean(1) if self.fast else patches.reshape(-1, patches.shape[-1])
+        return second_moment(rows, self.bias)
 
     def output_moment(self, grad: Tensor) -> Tensor:
         """G `[O, O]` of each sample's own gradient `[B, O, H, W]`."""

@@ -102,9 +102,13 @@ def lacks_bfloat16() -> bool:
 
 
 def set_threads(num: int) -> None:
-    """Use `num` CPU threads in torch and in NumPy's linear algebra."""
+    """Use `num` CPU threads in torch, and one in NumPy's linear algebra.
+
+    Torch's idle threads and BLAS's wait in loops, each for the other: on two cores of which another process used one,
+    products by two BLAS threads between torch's operations took seven times as long as by one.
+    """
     torch.set_num_threads(num)
-    threadpool_limits(num, user_api="blas")
+    threadpool_limits(1, user_api="blas")
 
 
 def keep_freed_memory() -> None:

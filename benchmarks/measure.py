@@ -28,7 +28,7 @@ import main as project
 from a2c_ppo_acktr import algo, arguments, envs, families
 from a2c_ppo_acktr.run import Run
 from a2c_ppo_acktr.storage import RolloutStorage
-from a2c_ppo_acktr.utils import keep_freed_memory, seed_everything
+from a2c_ppo_acktr.utils import keep_freed_memory, seed_everything, set_threads
 from benchmarks.cells import CELLS, Cell
 
 WARMUP_UPDATES = 2
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--num-envs", type=int, default=None, help="environments (default: the cell's)")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     print(json.dumps(MEASUREMENTS[options.who](CELLS[options.cell], options)))
 
 
