@@ -15,7 +15,7 @@ from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.storage import Batch
-from a2c_ppo_acktr.utils import seed_everything
+from a2c_ppo_acktr.utils import UsageError, seed_everything
 
 
 def collected(num_envs=4, num_steps=32, env_id="CartPole-v1", **config):
@@ -53,6 +53,21 @@ def test_a_decayed_clip_range_clips_policy_and_value():
         metrics[steps] = algorithm.update(storage)
     assert metrics[999]["losses/clipfrac"] > metrics[0]["losses/clipfrac"] + 0.2
     assert metrics[999]["losses/value_loss"] > metrics[0]["losses/value_loss"]
+
+
+def test_a_decayed_clip_range_clips_the_value_too():
+    algorithm, storage = collected()
+    batch = storage.whole(recurrent=False)
+    rows = len(batch.values)
+    value = (batch.values + 0.1).numpy()  # a tenth nearer to returns that lie far above
+    batch = batch._replace(returns=batch.values + 10.0, advantages=torch.zeros(rows))
+    new = Evaluation(value, batch.log_probs.numpy(), np.zeros(rows, np.float32), lambda *slopes: None)
+    slopes = {}
+    for clip_range in (0.2, 0.05):
+        algorithm.clip_range = clip_range
+        (slopes[clip_range], *_), _ = algorithm.loss(new, batch)
+    assert (slopes[0.2] < 0).all()
+    assert (slopes[0.05] == 0).all()
 
 
 # rollback and trust region
@@ -209,6 +224,13 @@ def test_both_learning_rates_decay():
     algorithm.schedule(250, 1000)
     rates = [part.optimizer.param_groups[0]["lr"] for part in algorithm.passes]
     assert rates == pytest.approx([7.5e-3, 7.5e-4])
+
+
+def test_a_run_keeps_its_number_of_optimizers():
+    joint, separate = collected(num_mini_batch=2)[0], collected(num_mini_batch=2, value_epochs=2)[0]
+    for one, other in ((joint, separate), (separate, joint)):
+        with pytest.raises(UsageError, match="--policy-lr"):
+            one.load_state_dict(other.state_dict())
 
 
 def test_both_optimizers_continue_from_a_checkpoint():

@@ -8,7 +8,7 @@
 Several epochs of minibatches over each rollout; Adam. A = R - V_old, normalized over the whole rollout.
 
 Options:
-    --rollback-alpha      PPO-RB: -a ratio + (1 + a)(1 +- c) in place of the clipped ratio (Wang et al. 2019, eq. 12)
+    --rollback-alpha      PPO-RB: -a ratio + (1 + a)(1 +- c) in place of the clipped ratio (Wang et al. 2019)
     --trust-region-delta  TR-PPO: a sample is held where KL(old || new) of its state reached delta and ratio A > A, not
                           where its ratio left the range; with both, TR-PPO-RB, the ratio has slope -a there
     --policy-lr ...       the policy's epochs, then the value's, each with an optimizer of its own (OpenAI Spinning Up)
@@ -241,9 +241,13 @@ class PPO(Algorithm):
         return super().state_dict() | {"further_optimizers": [part.optimizer.state_dict() for part in self.passes[1:]]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Algorithm`."""
+        """See `Algorithm`; `UsageError` where the run had other optimizers."""
+        further = state.get("further_optimizers", [])
+        if len(further) != len(self.passes) - 1:
+            kind = "one optimizer" if not further else "optimizers of policy and value"
+            raise UsageError(f"the run was trained with {kind}: --policy-lr and its like cannot change that")
         super().load_state_dict(state)
-        for part, stored in zip(self.passes[1:], state.get("further_optimizers", ()), strict=True):
+        for part, stored in zip(self.passes[1:], further, strict=True):
             part.optimizer.load_state_dict(stored)
 
     def loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
