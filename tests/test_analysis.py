@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import main
+from a2c_ppo_acktr.returns import normalize
 from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate
 from write_and_test import analysis, runs
@@ -161,7 +162,7 @@ def test_cosines_are_those_of_autograd_and_nothing_is_trained(trained):
     config = agent.config
     storage.compute_returns(agent.policy.get_value, kind="gae", gamma=config.gamma, use_proper_time_limits=False)
     if not getattr(config, "norm_adv_per_minibatch", True):
-        storage.advantages = analysis.normalize(storage.advantages)
+        storage.advantages = normalize(storage.advantages)
     new.backward(*agent.loss(new, storage.whole(recurrent=True))[0], None)
     own = torch.cat([agent.policy.get_parameter(name).grad.flatten() for name in names])
     expected = torch.nn.functional.cosine_similarity(own, torch.cat([g.flatten() for g in auxiliary]), dim=0)
