@@ -114,6 +114,10 @@ def test_the_share_that_places_explain_is_between_none_and_all():
         share = analysis.spatial_information(result, "rnn_hxs", bins=bins)
         assert ((share >= 0) & (share <= 1)).all()
         assert share[-1] == 0
+    result = recording(noise=3.0)
+    share = analysis.spatial_information(result, "rnn_hxs", bins=5)
+    result["rnn_hxs"] = [h * 1e-9 for h in result["rnn_hxs"]]
+    assert analysis.spatial_information(result, "rnn_hxs", bins=5) == pytest.approx(share)
     result["rnn_hxs"] = [np.sign(truth["position"]) for truth in result["auxiliary_truths"]]
     assert analysis.spatial_information(result, "rnn_hxs", bins=2) == pytest.approx([1, 1])
 

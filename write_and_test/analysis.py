@@ -229,7 +229,7 @@ def spatial_information(
         mean = sums.sum() / max(visits.sum(), 1)
         total = (squares - mean * sums).sum()
         between = (sums * (sums / visits - mean)).sum()
-        found[unit] = np.clip(between / total, 0.0, 1.0) if total > 1e-12 else 0.0
+        found[unit] = np.clip(between / total, 0.0, 1.0) if total > 1e-12 * squares.sum() else 0.0
     return found
 
 
