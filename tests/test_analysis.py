@@ -127,8 +127,9 @@ def test_the_share_that_places_explain_is_between_none_and_all():
     [(np.ones((1200, 2), np.int64), "classes in 2 columns"), (np.ones(1200, np.int64), "one class only")],
 )
 def test_classes_that_no_probe_can_tell_apart_are_refused(target, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as raised:
         analysis.probe(recording(), "rnn_hxs", target)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 @pytest.fixture(scope="module", params=["a2c", "ppo --num-mini-batch 2"])

@@ -133,25 +133,22 @@ def probe(
     """
     features = rows(result, name).reshape(len(episode_of_rows(result)), -1).astype(np.float64)
     truths = rows(result, target) if isinstance(target, str) else np.asarray(target)
+    label = target if isinstance(target, str) else "the target"  # an array's repr takes several lines
     classes = truths.dtype.kind in "iub"
     truths = truths.reshape(len(truths), -1)
     if classes and truths.shape[1] > 1:
         raise UsageError(
-            f"a probe of {target!r}: classes in {truths.shape[1]} columns; give one column of whole numbers"
+            f"{label}: classes in {truths.shape[1]} columns; a probe takes one column of whole numbers, or real numbers"
         )
     known = (truths >= 0).all(1) if classes else ~np.isnan(truths).any(1)
     known &= step_of_rows(result) >= first_step
     features, truths, groups = features[known], truths[known], episode_of_rows(result)[known]
     if len(np.unique(groups)) < 2:
-        raise UsageError(
-            f"a probe needs rows of at least two episodes; {target!r} is known in {len(np.unique(groups))}"
-        )
+        raise UsageError(f"a probe needs rows of at least two episodes; {label} is known in {len(np.unique(groups))}")
     (train, test), *_ = GroupShuffleSplit(1, test_size=test_share, random_state=seed).split(features, groups=groups)
     if classes:
         if len(np.unique(truths[train])) < 2:
-            raise UsageError(
-                f"a probe of {target!r}: the training episodes show one class only, so nothing to tell apart"
-            )
+            raise UsageError(f"{label}: one class only in the training episodes; a probe needs two or more")
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         model.fit(features[train], truths[train, 0])
         predictions, wanted = model.predict(features[test]), truths[test, 0]
