@@ -35,8 +35,8 @@ class Cell:
     flags: str
     """Command line of the project. Environment, number of environments and normalization also hold for the peer."""
     peer: Peer
-    goal: float
-    """Ratio to the peer that is asked for; 90 % of the environment-only bound is enough."""
+    goal: float = 0.0
+    """Ratio to the peer that is asked for, 0 for none; 90 % of the environment-only bound is enough."""
     atari: bool = False
     """The peer's environments are made by `make_atari_env` and `VecFrameStack`."""
     warmup_steps: int = 0
@@ -80,7 +80,6 @@ _CELLS = [
         "acktr-cartpole",
         f"{_ACKTR} --env-name CartPole-v1 --no-normalize-env",
         Peer("A2C", "MlpPolicy", _SB3_A2C | {"n_steps": 20}),
-        goal=1.0,
     ),
     Cell(
         "ppo-gru-cartpole",
@@ -115,6 +114,6 @@ _CELLS = [
     Cell("ppo-pong", _PPO_PONG, Peer("PPO", "CnnPolicy", _SB3_PONG), goal=2.0, atari=True),
     Cell("ppo-pong-bfloat16", f"{_PPO_PONG} --bfloat16", Peer("PPO", "CnnPolicy", _SB3_PONG), goal=3.0, atari=True),
     Cell("a2c-pong", f"{_A2C} {_PONG}", Peer("A2C", "CnnPolicy", _SB3_A2C), goal=2.0, atari=True),
-    Cell("acktr-pong", f"{_ACKTR} {_PONG}", Peer("A2C", "CnnPolicy", _SB3_A2C | {"n_steps": 20}), 1.0, atari=True),
+    Cell("acktr-pong", f"{_ACKTR} {_PONG}", Peer("A2C", "CnnPolicy", _SB3_A2C | {"n_steps": 20}), atari=True),
 ]
 CELLS = {cell.name: cell for cell in _CELLS}
