@@ -365,6 +365,7 @@ def test_a_gradient_of_zero_is_a_step_of_zero():
     assert optimizer.scale == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 def test_what_is_not_finite_is_left_out_and_counted():
     model, x = nn.Linear(3, 2), torch.randn(8, 3)
     optimizer = KFAC(model, config=config(kfac_inverse_interval=1))
