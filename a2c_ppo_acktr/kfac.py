@@ -166,8 +166,8 @@ class KFAC(torch.optim.Optimizer):
         return torch.autograd.grad(log_likelihood.sum(), edges, retain_graph=True, materialize_grads=True)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move the parameters along the natural gradient within the trust region."""
+    def step(self, closure: Any = None) -> Any:
+        """Move the parameters along the natural gradient within the trust region; there is no use for a closure."""
         config, lr = self.config, self.param_groups[0]["lr"]
         if self.steps % config.kfac_inverse_interval == 0:
             self.invert()

@@ -15,3 +15,12 @@ prepare_rendering()  # before any test imports what draws
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def double_precision():
+    """New tensors are float64, and the same ones in every run."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

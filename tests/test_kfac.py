@@ -11,13 +11,7 @@ from a2c_ppo_acktr.curvature import second_moment
 from a2c_ppo_acktr.kfac import KFAC, KFACConfig
 from tests.fisher import observe_gaussian, observe_softmax
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def config(**changes):
