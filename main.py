@@ -24,6 +24,9 @@ from a2c_ppo_acktr.utils import (
 from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
 from evaluate import evaluate
 
+EVAL_ENVS = 8
+"""Environments that share an evaluation's episodes, where training does not have more."""
+
 
 def train(args: arguments.RunConfig) -> None:
     """Train as `args` say; `Interrupted` where a signal ended it early."""
@@ -41,7 +44,7 @@ def train(args: arguments.RunConfig) -> None:
         collector = algorithm.make_collector(envs, storage)
         run = Run(arguments.to_plain(args), algorithm, collector, envs.normalizer, resumed, envs.camera)
         stack.callback(run.close)
-        run.logger.say(describe(args.env_name, envs))
+        run.logger.say(f"{describe(args.env_name, envs)}; {storage.describe()}")
 
         while not algorithm.finished and collector.env_steps < args.num_env_steps and stop.requested is None:
             algorithm.schedule(collector.env_steps, args.num_env_steps)
@@ -92,7 +95,7 @@ def make_envs(args: arguments.RunConfig, num_envs: int, seed: int, training: boo
 def evaluate_now(args: arguments.RunConfig, algorithm: algo.Algorithm, envs: Envs) -> tuple:
     """Returns and lengths of `eval_episodes` deterministic episodes, without a trace in the training."""
     with preserve_rng():
-        num_envs = min(args.num_processes, args.eval_episodes)
+        num_envs = min(max(args.num_processes, EVAL_ENVS), args.eval_episodes)
         eval_envs = make_envs(args, num_envs, args.seed + args.num_processes, training=False)
         with contextlib.closing(eval_envs):
             if envs.normalizer is not None and eval_envs.normalizer is not None:

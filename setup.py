@@ -31,6 +31,7 @@ setup(
         "tensorboard>=2.16",
         "rich>=13",
         "threadpoolctl>=3.3",
+        "psutil>=5.9",
         "opencv-python-headless>=4.9",
     ],
     extras_require={

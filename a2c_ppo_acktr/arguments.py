@@ -11,6 +11,7 @@ from typing import Any
 
 from a2c_ppo_acktr import checkpoint
 from a2c_ppo_acktr.algo import ALGORITHMS
+from a2c_ppo_acktr.families import kind_of_observations
 from a2c_ppo_acktr.flags import Parser, add_flags, flag
 from a2c_ppo_acktr.presets import PRESETS
 from a2c_ppo_acktr.utils import UsageError, lacks_bfloat16
@@ -121,8 +122,9 @@ def parse(argv: Sequence[str] | None = None) -> RunConfig:
     explicit = vars(_parse_strictly(parser, argv))
     given |= RETURNS_SPELLINGS | explicit if RETURNS_SPELLINGS.keys() & explicit.keys() else explicit
 
-    run_values = algorithm.run_defaults | stored | given | {"algo": name, "resume": getattr(first, "resume", None)}
-    config = _fill(algorithm.Config, stored.get("config", {}) | given)
+    defaults = algorithm.run_defaults | _defaults_by_kind(algorithm, stored | given)
+    run_values = defaults | stored | given | {"algo": name, "resume": getattr(first, "resume", None)}
+    config = _fill(algorithm.Config, defaults | stored.get("config", {}) | given)
     args = _fill(RunConfig, {**run_values, "config": config})
     _check(args, explicit)
     return args
@@ -156,7 +158,12 @@ def flag_names(parser: argparse.ArgumentParser) -> list[str]:
 def make_parser(algorithm: str) -> Parser:
     """The full parser of one algorithm."""
     config = _find_algorithm(algorithm).Config
-    parser = Parser(prog="main.py", description=f"Train {algorithm}.")
+    kinds = ALGORITHMS[algorithm].defaults_by_kind.items()
+    parser = Parser(
+        prog="main.py",
+        description=f"Train {algorithm}.",
+        epilog=" ".join(f"Defaults for {kind} observations: {_as_flags(values)}." for kind, values in kinds),
+    )
     add_flags(parser.add_argument_group("run"), RunConfig, ALGORITHMS[algorithm].run_defaults)
     add_flags(parser.add_argument_group(algorithm), config, {})
     if algorithm in ACTOR_CRITICS:
@@ -165,6 +172,14 @@ def make_parser(algorithm: str) -> Parser:
         group = parser.add_argument_group("accepted for upstream's command lines, without effect")
         add_flags(group, ppo, {}, only=missing)
     return parser
+
+
+def _defaults_by_kind(algorithm: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """What the algorithm wants for the environment's kind of observation."""
+    if not algorithm.defaults_by_kind:
+        return {}
+    kind = kind_of_observations(values.get("env_name", RunConfig.env_name))
+    return algorithm.defaults_by_kind.get(kind, {})
 
 
 def _first_pass(argv: list[str]) -> argparse.Namespace:
@@ -189,6 +204,12 @@ def _parse_strictly(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
             f"{unknown[0]}: unknown flag for {algorithm}" + (f"; did you mean {close[0]}?" if close else "")
         )
     return namespace
+
+
+def _as_flags(values: dict[str, Any]) -> str:
+    """A command line of settings."""
+    words = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    return " ".join(f"--{name.replace('_', '-')} {' '.join(map(str, value))}" for name, value in words.items())
 
 
 def _find_algorithm(name: str) -> Any:

@@ -18,8 +18,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.encoders import ImageEncoder, make_encoder
-from a2c_ppo_acktr.fused import TanhMLP
 from a2c_ppo_acktr.interfaces import Tree
+from a2c_ppo_acktr.mlp import TanhMLP
 from a2c_ppo_acktr.recurrent import GRU
 from a2c_ppo_acktr.spaces import concatenate, is_image, to_tensor, tree_map
 from a2c_ppo_acktr.utils import UsageError, init_orthogonal

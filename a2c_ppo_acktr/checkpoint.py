@@ -2,7 +2,7 @@
 
     runs/<env>__<algo>__<seed>__<time>/
         config.json  command.txt  progress.csv  <rank>.monitor.csv  events.out.tfevents.*
-        checkpoints/latest.pt  best.pt  <update>.pt
+        checkpoints/latest.pt  best.pt  <update>.pt  replay-<update>.pt (latest.pt's, with --save-replay)
     <save-dir>/<algo>/<env>.pt      a copy of the latest run's latest.pt
 
 No class is pickled, so loading never runs code.
@@ -86,8 +86,22 @@ def copy(source: Path, target: Path) -> None:
     write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint.
+def save_replay(folder: Path, update: int, state: dict[str, Any]) -> str:
+    """Write a replay beside the checkpoints that will name it; returns its name."""
+    name = f"replay-{update}.pt"
+    save(folder / name, state)
+    return name
+
+
+def drop_replays(folder: Path, keep: str) -> None:
+    """Remove the replays of earlier checkpoints, which have been replaced."""
+    for path in folder.glob("replay-*.pt"):
+        if path.name != keep:
+            path.unlink()
+
+
+def load(path: str | Path, device: torch.device | str = "cpu", *, mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint; with `mmap` its tensors are read from the file where they are used.
 
     Raises:
         UsageError: missing, cut short, of another format or version, or a pickle that would run code.
@@ -98,7 +112,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     if not zipfile.is_zipfile(path):
         raise UsageError(f"checkpoint {path}: cut short, or not a checkpoint")
     try:
-        contents = torch.load(path, map_location=device, weights_only=True)
+        contents = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise UsageError(f"checkpoint {path}: refused, since loading it would run code") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:

@@ -8,10 +8,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.interfaces import Tree
-from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image, leaf_shape, torch_dtype
+from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image, kind_of, leaf_shape, torch_dtype
 from a2c_ppo_acktr.utils import init_orthogonal
-
-SMALLEST_NATURE_IMAGE = 36
 
 
 class FlatEncoder(nn.Module):
@@ -55,17 +53,17 @@ class ImageEncoder(nn.Module):
 
     Args:
         space: Box `[C, H, W]`.
-        hidden_size: width of the fully connected layer.
+        hidden_size: width of the fully connected layer; None leaves it out.
         last_filters: filters of the third convolution of the large network (Nature: 64, upstream: 32).
     """
 
-    def __init__(self, space: spaces.Space, hidden_size: int = 512, last_filters: int = 32) -> None:
+    def __init__(self, space: spaces.Space, hidden_size: int | None = 512, last_filters: int = 32) -> None:
         super().__init__()
         if not is_image(space):
             raise UnsupportedSpace(f"a network for images (CNNBase) cannot read {space}")
         channels, height, width = leaf_shape(space)
         relu_gain = math.sqrt(2)
-        if min(height, width) >= SMALLEST_NATURE_IMAGE:
+        if kind_of(space) == "image":
             layers = [(32, 8, 4, 0), (64, 4, 2, 0), (last_filters, 3, 1, 0)]
         else:
             layers = [(16, 3, 1, 1), (32, 3, 1, 1)]
@@ -75,10 +73,13 @@ class ImageEncoder(nn.Module):
             modules += [init_orthogonal(convolution, relu_gain), nn.ReLU(inplace=True)]
             channels = filters
             height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
-        # As a convolution over the whole map it takes half the time that a matrix product takes on CPUs.
-        fully_connected = init_orthogonal(nn.Conv2d(channels, hidden_size, (height, width)), relu_gain)
-        self.network = nn.Sequential(*modules, fully_connected, nn.ReLU(inplace=True), nn.Flatten())
-        self.output_size = hidden_size
+        self.output_size = channels * height * width
+        if hidden_size is not None:
+            # As a convolution over the whole map it takes half the time that a matrix product takes on CPUs.
+            fully_connected = init_orthogonal(nn.Conv2d(channels, hidden_size, (height, width)), relu_gain)
+            modules += [fully_connected, nn.ReLU(inplace=True)]
+            self.output_size = hidden_size
+        self.network = nn.Sequential(*modules)
         self.use_bfloat16 = False
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class ImageEncoder(nn.Module):
         images = obs.reshape(-1, *obs.shape[-3:]).contiguous(memory_format=torch.channels_last)
         scaled = images.float().div_(255.0) if images.dtype == torch.uint8 else images.float()
         with torch.autocast(scaled.device.type, torch.bfloat16, enabled=self.use_bfloat16):
-            features = self.network(scaled)
+            features = self.network(scaled).permute(0, 2, 3, 1).flatten(1)  # in the order of the memory
         return features.float().unflatten(0, lead)
 
 

@@ -17,6 +17,7 @@ from gymnasium.envs.registration import parse_env_id
 from gymnasium.wrappers import FlattenObservation, TimeAwareObservation
 
 from a2c_ppo_acktr import navigation
+from a2c_ppo_acktr.spaces import kind_of
 from a2c_ppo_acktr.targets import DeclareAuxiliary
 from a2c_ppo_acktr.utils import UsageError
 from a2c_ppo_acktr.wrappers import ImageToChannelsFirst, has_channels_last, with_statistics, wrap_atari
@@ -170,6 +171,17 @@ def make_env(
     if time_feature:
         env = _add_time(env, env_id)
     return DeclareAuxiliary(env, auxiliary_truth_sizes) if auxiliary_truth_sizes else env
+
+
+@functools.cache
+def kind_of_observations(env_id: str) -> str:
+    """Of an environment: see `spaces.kind_of`.
+
+    Raises:
+        UsageError: there is no such environment, or it does not start as it is.
+    """
+    with contextlib.closing(make_env(resolve(env_id))) as env:
+        return kind_of(env.observation_space)
 
 
 def _add_time(env: gym.Env, env_id: str) -> gym.Env:

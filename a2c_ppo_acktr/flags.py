@@ -14,7 +14,7 @@ from a2c_ppo_acktr.utils import UsageError
 def flag(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: Any = None) -> Any:
     """A dataclass field that becomes a command-line flag; `low` and `high` bound its value (inclusive)."""
     metadata = {"help": help, "low": low, "high": high, "choices": choices}
-    if isinstance(default, dict):
+    if isinstance(default, dict | list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -37,8 +37,9 @@ def add_flags(group: Any, config: type, defaults: dict[str, Any], only: set[str]
         if not field.metadata or (only is not None and field.name not in only):
             continue
         name, kind, meta = f"--{field.name.replace('_', '-')}", hints[field.name], field.metadata
-        default = defaults.get(field.name, field.default)
-        shown = "" if default is None or isinstance(default, dict | dataclasses._MISSING_TYPE) else default
+        own = field.default_factory() if callable(field.default_factory) else field.default
+        default = defaults.get(field.name, own)
+        shown = "" if default is None or isinstance(default, dict) else default
         text = meta["help"] + (f" (default: {shown})" if shown != "" and "(default:" not in meta["help"] else "")
         text = text.replace("%", "%%")
         if _without_none(kind) is bool:

@@ -1,12 +1,8 @@
-"""Small tanh networks on the CPU through NumPy, on the parameters' own memory.
+"""A small actor-critic on the CPU without autograd: the layers of `mlp.py`, and its gradient by hand.
 
-It is the same float32 mathematics that `torch.nn` and autograd would do. Three things make it several times faster at
-the sizes of classic control and MuJoCo: NumPy's tanh (vectorized, a tenth of the time of torch's CPU kernel), one node
-of the autograd graph for a network instead of one per operation, and, for a whole policy, no graph at all: its gradient
-is written into the parameters' `grad` by hand, with one call for the same layer of actor and critic.
+The gradient is written into the parameters' `grad`, with one call for the same layer of actor and critic.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,98 +14,7 @@ from torch import Tensor, nn
 from a2c_ppo_acktr.distributions import HALF_LOG_2PI, CategoricalHead, DiagGaussianHead
 from a2c_ppo_acktr.encoders import FlatEncoder
 from a2c_ppo_acktr.interfaces import Evaluation
-from a2c_ppo_acktr.utils import init_orthogonal
-
-
-def tanh_forward(x: np.ndarray, parameters: list[np.ndarray]) -> list[np.ndarray]:
-    """Outputs of every layer h = tanh(W h + b), starting with `x: [B, I]`; `parameters`: W, b, W, b, ...
-
-    Parameters with a leading axis, `[K, O, I]` and `[K, O]`, are K networks side by side, with outputs `[K, B, O]`.
-    """
-    outputs = [x]
-    for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-        h = outputs[-1] @ weight.swapaxes(-1, -2)
-        h += bias[..., None, :]
-        outputs.append(np.tanh(h, out=h))
-    return outputs
-
-
-def tanh_backward(
-    outputs: list[np.ndarray],
-    parameters: list[np.ndarray],
-    grad: np.ndarray,
-    grads: list[np.ndarray],
-    to_input: bool = False,
-    inner: Sequence[np.ndarray | None] = (),
-) -> np.ndarray:
-    """Write the parameters' gradients to `grads`, given that of the last output; returns the input's if `to_input`.
-
-    `inner` has what other losses add to the gradient of the outputs before the last, from the first layer on.
-    """
-    ones = np.ones((1, len(outputs[0])), np.float32)
-    for layer in reversed(range(len(outputs) - 1)):
-        if layer < len(inner) and (more := inner[layer]) is not None:
-            grad = grad + more
-        local = outputs[layer + 1] * outputs[layer + 1]
-        np.subtract(1.0, local, out=local)  # d tanh(z) / dz = 1 - tanh(z)^2
-        local *= grad
-        np.matmul(local.swapaxes(-1, -2), outputs[layer], out=grads[2 * layer])
-        np.matmul(ones, local, out=grads[2 * layer + 1][..., None, :])  # a third of the time of NumPy's sum over rows
-        if layer > 0 or to_input:
-            grad = local @ parameters[2 * layer]
-    return grad
-
-
-class _TanhLayers(torch.autograd.Function):
-    """`tanh_forward` for autograd."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.parameters = [parameter.detach().numpy() for parameter in parameters]
-        ctx.outputs = tanh_forward(x.detach().numpy(), ctx.parameters)
-        return tuple(map(torch.from_numpy, ctx.outputs[1:]))
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        to_input = ctx.needs_input_grad[0]
-        grads = [np.empty_like(parameter) for parameter in ctx.parameters]
-        *inner, last = (None if grad is None else grad.numpy() for grad in grad_outputs)
-        last = np.zeros_like(ctx.outputs[-1]) if last is None else last
-        grad = tanh_backward(ctx.outputs, ctx.parameters, last, grads, to_input, inner)
-        return torch.from_numpy(grad) if to_input else None, *map(torch.from_numpy, grads)
-
-
-class TanhMLP(nn.Sequential):
-    """Linear and tanh layers of the given sizes, orthogonal with gain sqrt(2); one size is no layer.
-
-    They are computed module by module, as hooks need it, where `written_out` is False.
-    """
-
-    written_out = True
-
-    def __init__(self, *sizes: int) -> None:
-        modules: list[nn.Module] = []
-        for size_in, size_out in itertools.pairwise(sizes):
-            modules += [init_orthogonal(nn.Linear(size_in, size_out)), nn.Tanh()]
-        super().__init__(*modules)
-        self.leaves = list(self.parameters())  # a walk through the modules would cost as much as a layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., sizes[0]]` to `[..., sizes[-1]]`."""
-        return self.layers(x)[-1] if self.leaves else x
-
-    def layers(self, x: Tensor) -> list[Tensor]:
-        """The output of every layer, `[..., sizes[1]]` to `[..., sizes[-1]]`."""
-        if not self.leaves:
-            return []
-        if x.device.type != "cpu" or x.dtype != torch.float32 or not self.written_out:
-            outputs = list(itertools.accumulate(self, lambda h, module: module(h), initial=x))
-            return outputs[2::2]
-        if x.dim() == 2:
-            return list(_TanhLayers.apply(x, *self.leaves))
-        flat = _TanhLayers.apply(x.reshape(-1, x.shape[-1]), *self.leaves)
-        return [h.unflatten(0, x.shape[:-1]) for h in flat]
+from a2c_ppo_acktr.mlp import TANH, layers_backward, layers_forward
 
 
 class _Views(NamedTuple):
@@ -160,6 +65,7 @@ class FusedPolicy:
         assert flat.grad is not None
         self.views, self.grads = (_Views.of(tensor.numpy(), policy) for tensor in (flat.detach(), flat.grad))
         self.critic = [parameter[1] for parameter in self.views.towers]
+        self.activations = [TANH] * (len(self.critic) // 2)
 
     @staticmethod
     def fits(policy: Any) -> bool:
@@ -178,7 +84,7 @@ class FusedPolicy:
 
     def forward(self, obs: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """Layers of actor and critic `[2, B, H]`, value `[B]`, and logits or mean `[A, B]`."""
-        layers, views = tanh_forward(obs, self.views.towers), self.views
+        layers, views = layers_forward(obs, self.views.towers, self.activations), self.views
         actor, critic = layers[-1]
         value = critic @ views.value_weight
         value += views.value_bias
@@ -188,7 +94,7 @@ class FusedPolicy:
 
     def value(self, obs: Tensor) -> Tensor:
         """Value `[N]` of `obs: [N, I]` float32, without gradient."""
-        value = tanh_forward(obs.numpy(), self.critic)[-1] @ self.views.value_weight
+        value = layers_forward(obs.numpy(), self.critic, self.activations)[-1] @ self.views.value_weight
         value += self.views.value_bias
         return torch.from_numpy(value)
 
@@ -242,7 +148,7 @@ class FusedPolicy:
             to_towers = np.empty_like(layers[-1])
             np.matmul(to_output.T, views.weight, out=to_towers[0])
             np.multiply(to_value[:, None], views.value_weight, out=to_towers[1])
-            tanh_backward(layers, views.towers, to_towers, grads.towers)
+            layers_backward(layers, views.towers, self.activations, to_towers, grads.towers)
 
         return Evaluation(value, log_prob, entropy, backward)
 

@@ -27,6 +27,8 @@ class EnvSpaces(NamedTuple):
     action: spaces.Space
     signals: dict[str, spaces.Space]
     """Further arrays that come with each observation: `ACTION_MASK`, `AUXILIARY`, or an environment's own."""
+    frame_stack: int = 1
+    """Images that an observation stacks on its channel axis, oldest first."""
 
 
 class EndedArrays(NamedTuple):

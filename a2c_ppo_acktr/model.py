@@ -13,7 +13,7 @@ from a2c_ppo_acktr.distributions import Distribution, make_head
 from a2c_ppo_acktr.encoders import ImageEncoder
 from a2c_ppo_acktr.fused import FusedPolicy
 from a2c_ppo_acktr.interfaces import ACTION_MASK, Evaluation, Tree
-from a2c_ppo_acktr.utils import arrays, flatten_parameters
+from a2c_ppo_acktr.utils import arrays, flat_indices, flatten_parameters
 
 
 class PolicyOutput(NamedTuple):
@@ -85,8 +85,7 @@ class Policy(nn.Module):
 
         Their gradients become zero, which moves neither Adam nor RMSprop.
         """
-        frozen = [torch.full((p.numel(),), name in names) for name, p in self.named_parameters()]
-        self.frozen = torch.cat(frozen).nonzero().squeeze(1).to(self.flat_grad.device)
+        self.frozen = flat_indices(self, names)
 
     def forward(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree]) -> PolicyOutput:
         """Read observations; shapes as in `bases.Base`."""

@@ -1,5 +1,12 @@
 """Published settings, so that a row of the results table is one flag: `--preset NAME`, by algorithm."""
 
+Q_LEARNING = {
+    # Stable-Baselines3's RL Zoo, DQN on MountainCar-v0
+    "mountain-car": "--lr 4e-3 --batch-size 128 --buffer-size 10_000 --learning-starts 1_000 --gamma 0.98 "
+    "--target-update-interval 300 --num-steps 16 --eval-interval 160 --update-to-data 0.5 --epsilon-steps 24_000 "
+    "--epsilon-end 0.07",
+}
+
 PRESETS: dict[str, dict[str, str]] = {
     "a2c": {
         # Stable-Baselines3's RL Zoo, CartPole-v1
@@ -29,4 +36,5 @@ PRESETS: dict[str, dict[str, str]] = {
         "atari": "--use-gae --lr 2.5e-4 --clip-param 0.1 --value-loss-coef 0.5 --num-processes 8 --num-steps 128 "
         "--num-mini-batch 4 --use-linear-lr-decay --entropy-coef 0.01",
     },
+    **{algo: Q_LEARNING for algo in ("dqn", "c51", "qr_dqn", "iqn", "rainbow")},
 }

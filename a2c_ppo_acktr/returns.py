@@ -146,3 +146,37 @@ def explained_variance(predictions: Tensor, targets: Tensor) -> Any:
     xp, (predictions, targets) = arrays(predictions, targets)
     variance = targets.var()
     return 1.0 - (targets - predictions).var() / xp.where(variance > 0, variance, math.nan)
+
+
+def n_step_windows(
+    rewards: np.ndarray, ended: np.ndarray, terminated: np.ndarray, gamma: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Windows `[B, n]` of consecutive steps, cut at the first that ended an episode (Sutton 1988; Rainbow, eq. 1).
+
+    Returns:
+        The discounted rewards of the m <= n steps that count, `[B]`; gamma^m, or 0 where the last of them was terminal,
+        `[B]`; and m, `[B]`: the observation after the window is m steps later.
+    """
+    assert rewards.shape == ended.shape == terminated.shape
+    if rewards.shape[1] == 1:
+        return rewards[:, 0], np.float32(gamma) * ~terminated[:, 0], np.ones(len(rewards), np.int64)
+    counts = np.ones(rewards.shape, rewards.dtype)
+    np.logical_not(np.logical_or.accumulate(ended[:, :-1], axis=1), out=counts[:, 1:], casting="unsafe")
+    powers = np.asarray(gamma ** np.arange(rewards.shape[1]), rewards.dtype)
+    lengths = counts.sum(1).astype(np.int64)
+    last = terminated[np.arange(len(rewards)), lengths - 1]
+    discounts = np.where(last, 0.0, gamma**lengths).astype(rewards.dtype)
+    return (rewards * counts) @ powers, discounts, lengths
+
+
+def rescale_value(x: Array, epsilon: float = 1e-3) -> Array:
+    """h(x) = sign(x) (sqrt(|x| + 1) - 1) + epsilon x (Pohlen et al. 2018, proposition A.2)."""
+    xp = np if isinstance(x, np.ndarray) else torch
+    return xp.sign(x) * ((abs(x) + 1.0) ** 0.5 - 1.0) + epsilon * x
+
+
+def unscale_value(x: Array, epsilon: float = 1e-3) -> Array:
+    """The inverse of `rescale_value`, in closed form."""
+    xp = np if isinstance(x, np.ndarray) else torch
+    root = ((1.0 + 4.0 * epsilon * (abs(x) + 1.0 + epsilon)) ** 0.5 - 1.0) / (2.0 * epsilon)
+    return xp.sign(x) * (root * root - 1.0)

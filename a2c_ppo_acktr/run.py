@@ -177,8 +177,14 @@ class Run:
     def save(self, path: Path | None = None) -> None:
         """Write a checkpoint, `latest.pt` by default, and upstream's copy of the latest."""
         self._finite_metrics()
-        target = path or self.latest
-        checkpoint.save(target, self.state_dict())
+        target, begun = path or self.latest, time.monotonic()
+        state, replay = self.state_dict(), self.collector.storage.state_dict() if path is None else None
+        if replay is not None:  # under a name of its own: whichever of the two files is the last, they belong together
+            state["replay"] = checkpoint.save_replay(target.parent, self.update, replay)
+        checkpoint.save(target, state)
+        if replay is not None:
+            checkpoint.drop_replays(target.parent, keep=state["replay"])
+        self.save_clock.took(time.monotonic() - begun)
         if path is None and self.settings["save_dir"]:
             folder = self.settings["save_subdir"] or self.settings["algo"]
             name = self.settings["save_name"] or self.settings["env_name"]
@@ -229,6 +235,7 @@ class Run:
             "tracking": self.tracker.id if self.tracker is not None else None,
             "update": self.update,
             "best": self.best,
+            "replay": None,
         }
 
     def _restore(self, state: dict[str, Any]) -> bool:
@@ -237,9 +244,18 @@ class Run:
         if self.normalizer is not None and state["normalizer"] is not None:
             self.normalizer.load_state_dict(state["normalizer"])
         episodes_continue = self.collector.load_state_dict(state["collector"])
+        self._restore_replay(state.get("replay"))
         self.update, self.best = state["update"], state["best"]
         set_rng_state(state["rng"])
         return episodes_continue
+
+    def _restore_replay(self, name: str | None) -> None:
+        path = Path(self.settings["resume"]).parent / (name or "")
+        if name is not None and path.is_file():
+            self.collector.storage.load_state_dict(checkpoint.load(path, mmap=True))
+        elif self.collector.storage.outlasts_updates:
+            why = f"{path} is gone" if name is not None else "it was not saved (--save-replay)"
+            print(f"the replay begins empty: {why}", flush=True)
 
 
 def _commit() -> str | None:

@@ -127,6 +127,17 @@ def to_tensor(tree: Tree, device: torch.device | str = "cpu") -> Tree:
     return convert(tree) if isinstance(tree, np.ndarray) else tree_map(convert, tree)
 
 
+SMALLEST_NATURE_IMAGE = 36
+"""Pixels that the convolutions of Mnih et al. 2015 need; smaller pictures are grids."""
+
+
+def kind_of(space: spaces.Space) -> str:
+    """What defaults depend on: an `image`, a small `grid` of cells, or anything else, a `vector`."""
+    if not is_image(space):
+        return "vector"
+    return "image" if min(leaf_shape(space)[1:]) >= SMALLEST_NATURE_IMAGE else "grid"
+
+
 def is_image(space: spaces.Space) -> bool:
     """Whether a leaf space is a picture: three axes, already channels first."""
     return isinstance(space, spaces.Box) and len(space.shape) == 3

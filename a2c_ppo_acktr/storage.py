@@ -73,6 +73,8 @@ class RolloutStorage:
         targets: auxiliary targets to keep, by name (see `auxiliary.Head`).
     """
 
+    outlasts_updates = False
+
     def __init__(
         self,
         num_steps: int,
@@ -126,6 +128,13 @@ class RolloutStorage:
             self.ended.append((t, step.ended))
         self.next_carry = step.next_carry
         self.t = t + 1
+
+    def state_dict(self) -> None:
+        """Nothing: between updates it is empty."""
+
+    def describe(self) -> str:
+        """What a user should know of its size."""
+        return f"{self.num_steps} x {self.num_envs} steps per update"
 
     def after_update(self) -> None:
         """Forget the rollout."""

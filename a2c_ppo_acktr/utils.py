@@ -54,6 +54,13 @@ def flatten_parameters(module: nn.Module) -> nn.Parameter:
     return flat
 
 
+def flat_indices(module: nn.Module, names: set[str]) -> Tensor:
+    """Where the parameters of these names lie in the vector of `flatten_parameters`."""
+    named = list(module.named_parameters())
+    chosen = torch.cat([torch.full((parameter.numel(),), name in names) for name, parameter in named])
+    return chosen.nonzero().squeeze(1).to(named[0][1].device)
+
+
 def arrays(*tensors: Tensor) -> tuple[Any, list[Any]]:
     """What to compute small things with: NumPy and views of the tensors on the CPU, else torch and the tensors.
 

@@ -36,6 +36,8 @@ class Envs(VecEnv):
     """What films the first environment (see `video.Camera`), or None."""
     backend: str
     """How the environments are stepped: native, dummy or subproc."""
+    frame_stack = 1
+    """Images that an observation stacks."""
     state_kind = "one by one"
     """States of one kind fit all backends of that kind; one by one, they are a list of single environments' states."""
 
@@ -52,7 +54,7 @@ class Envs(VecEnv):
     @property
     def spaces(self) -> EnvSpaces:
         """What an algorithm needs to know."""
-        return EnvSpaces(self.observation_space, self.action_space, self.signal_spaces)
+        return EnvSpaces(self.observation_space, self.action_space, self.signal_spaces, self.frame_stack)
 
     @abstractmethod
     def step_arrays(self, actions: np.ndarray) -> StepArrays:

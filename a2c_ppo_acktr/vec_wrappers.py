@@ -19,7 +19,7 @@ class EnvsWrapper(Envs):
         self.envs = envs
         self.signal_spaces = envs.signal_spaces
         self.normalizer, self.camera = envs.normalizer, envs.camera
-        self.backend, self.state_kind = envs.backend, envs.state_kind
+        self.backend, self.state_kind, self.frame_stack = envs.backend, envs.state_kind, envs.frame_stack
         super().__init__(envs.num_envs, observation_space or envs.observation_space, envs.action_space)
 
     @property
@@ -128,6 +128,7 @@ class FrameStackEnvs(EnvsWrapper):
         tile = (num_stack, 1, 1)
         stacked = spaces.Box(np.tile(space.low, tile), np.tile(space.high, tile), dtype=space.dtype.type)
         super().__init__(envs, stacked)
+        self.frame_stack = num_stack
         self.frames = np.zeros((envs.num_envs, *stacked.shape), space.dtype)
 
     @property

@@ -9,7 +9,8 @@ gradient steps; a constant learning rate; advantages normalized per minibatch an
 3. The project also writes its files (monitor CSVs, metric lines, TensorBoard); the peer writes none.
 4. Its environments are in this process (`DummyVecEnv`, its default).
 5. ACKTR, which nobody maintains, is measured beside A2C with the same rollouts, which has less to compute.
-6. The project tells glibc to keep freed memory and OpenMP's idle threads to give way sooner, as `main.py` does; the
+6. Its DQN with `optimize_memory_usage` keeps stacks of 4 images once per step, the project single images.
+7. The project tells glibc to keep freed memory and OpenMP's idle threads to give way sooner, as `main.py` does; the
    peer runs as its users run it.
 """
 
@@ -59,6 +60,11 @@ _SB3_A2C = {"n_steps": 5, "learning_rate": 7e-4, "ent_coef": 0.01, "vf_coef": 0.
 def _sb3_ppo(**settings: Any) -> dict[str, Any]:
     """Adam with epsilon 1e-5 is its policies' default."""
     return {"vf_coef": 0.5, "max_grad_norm": 0.5, "gamma": 0.99, "gae_lambda": 0.95} | settings
+
+
+def _sb3_dqn(**settings: Any) -> dict[str, Any]:
+    """One gradient step per `train_freq` steps; gradients are clipped at 10 by default, as the project's."""
+    return {"gradient_steps": 1, "gamma": 0.99} | settings
 
 
 _CARTPOLE = (
@@ -114,6 +120,46 @@ _CELLS = [
     Cell("ppo-pong", _PPO_PONG, Peer("PPO", "CnnPolicy", _SB3_PONG), goal=2.0, atari=True),
     Cell("ppo-pong-bfloat16", f"{_PPO_PONG} --bfloat16", Peer("PPO", "CnnPolicy", _SB3_PONG), goal=3.0, atari=True),
     Cell("a2c-pong", f"{_A2C} {_PONG}", Peer("A2C", "CnnPolicy", _SB3_A2C), goal=2.0, atari=True),
+    Cell(
+        "dqn-cartpole",
+        "--algo dqn --env-name CartPole-v1 --num-processes 1 --num-steps 1 --update-to-data 1 --batch-size 64 "
+        "--hidden-size 64 64 --learning-starts 1000 --target-update-interval 500 --lr 2.3e-3",
+        Peer(
+            "DQN",
+            "MlpPolicy",
+            _sb3_dqn(
+                batch_size=64,
+                train_freq=1,
+                learning_starts=1000,
+                target_update_interval=500,
+                learning_rate=2.3e-3,
+                buffer_size=100_000,
+            ),
+        ),
+        goal=3.0,
+        warmup_steps=1500,
+    ),
+    Cell(
+        "dqn-pong",
+        "--algo dqn --env-name PongNoFrameskip-v4 --buffer-size 100_000 --learning-starts 1000 --lr 1e-4 --eps 1e-8",
+        Peer(
+            "DQN",
+            "CnnPolicy",
+            _sb3_dqn(
+                batch_size=32,
+                train_freq=4,
+                learning_starts=1000,
+                target_update_interval=10_000,
+                learning_rate=1e-4,
+                buffer_size=100_000,
+                optimize_memory_usage=True,
+                replay_buffer_kwargs={"handle_timeout_termination": False},
+            ),
+        ),
+        goal=2.0,
+        atari=True,
+        warmup_steps=1500,
+    ),
     Cell("acktr-pong", f"{_ACKTR} {_PONG}", Peer("A2C", "CnnPolicy", _SB3_A2C | {"n_steps": 20}), atari=True),
 ]
 CELLS = {cell.name: cell for cell in _CELLS}

@@ -10,7 +10,11 @@ from rich.table import Table
 
 from benchmarks.rows import Row
 
-METRICS = {"training": "training return of the last 100 episodes", "evaluation": "evaluation over 100 episodes"}
+METRICS = {
+    "training": "training return of the last 100 episodes",
+    "evaluation": "evaluation over 100 episodes",
+    "best": "evaluation of the best checkpoint over 100 episodes",
+}
 
 
 class Record(NamedTuple):

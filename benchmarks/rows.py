@@ -19,7 +19,7 @@ class Row:
     source: str
     metric: str = "training"
     """`training`: mean return of the last 100 training episodes. `evaluation`: of 100 episodes after training, the most
-    probable action, normalizers frozen."""
+    probable action, normalizers frozen. `best`: the same of the checkpoint that did best in evaluations meanwhile."""
 
     def command(self, seed: int) -> str:
         """What makes this result, from the repository's root."""
@@ -179,6 +179,53 @@ _ROWS = [
         published="19.2 at 5M",
         reference=19.2,
         source="Stable-Baselines 2's RL Zoo, one run, evaluation; no figure at 1M is published",
+    ),
+    *(
+        Row(
+            f"{algo}-cartpole",
+            f"--algo {algo} --env-name CartPole-v1",
+            steps=50_000,
+            seeds=(1, 2, 3),
+            published="500 (DQN)",
+            reference=500.0,
+            source="RL Zoo, evaluation",
+            metric="best",
+        )
+        for algo in ("dqn", "c51", "qr_dqn", "iqn", "rainbow")
+    ),
+    *(
+        Row(
+            f"{algo}-mountaincar",
+            f"--algo {algo} --env-name MountainCar-v0 --preset mountain-car",
+            steps=120_000,
+            seeds=(1, 2, 3),
+            published="-100.8 (DQN)",
+            reference=-100.8,
+            source="RL Zoo, evaluation",
+            metric="best",
+        )
+        for algo in ("dqn", "qr_dqn", "iqn")
+    ),
+    *(
+        Row(
+            f"{algo}-minatar-breakout",
+            f"--algo {algo} --env-name MinAtar/Breakout-v1",
+            steps=500_000,
+            seeds=(1, 2, 3, 4, 5),
+            published="none at 500k; DQN and Rainbow beside each other",
+            reference=None,
+            source="the environment was chosen beforehand",
+        )
+        for algo in ("dqn", "rainbow")
+    ),
+    Row(
+        "dqn-pong",
+        "--algo dqn --env-name PongNoFrameskip-v4",
+        steps=1_000_000,
+        seeds=(1,),
+        published="20.25 at 10M",
+        reference=20.25,
+        source="CleanRL, 3 seeds, training return; Dopamine's DQN with sticky actions 8.0 at 2.5M",
     ),
     _navigation(
         "navigation-heads",

@@ -65,8 +65,9 @@ class Run:
         return launcher.train_command(self.folder, [*shlex.split(self.command)[2:], "--save-dir", ""])
 
     def evaluate_command(self) -> list[str]:
-        """Evaluate the finished training."""
-        target = ["--load-dir", str(self.folder), "--json", str(self.folder / "evaluation.json")]
+        """Evaluate the finished training, or the best checkpoint that it kept."""
+        agent = self.folder / "checkpoints" / "best.pt" if self.row.metric == "best" else self.folder
+        target = ["--load-dir", str(agent), "--json", str(self.folder / "evaluation.json")]
         return [sys.executable, "evaluate.py", *target, "--num-episodes", str(EVALUATION_EPISODES)]
 
     def begin(self) -> list[list[str]]:
@@ -79,7 +80,7 @@ class Run:
         if (now := commit()) not in commits:
             commits.append(now)
         launcher.write_json(self.note, {"command": self.command, "commits": commits})
-        return [self.train_command()] + ([self.evaluate_command()] if self.row.metric == "evaluation" else [])
+        return [self.train_command()] + ([self.evaluate_command()] if self.row.metric != "training" else [])
 
     def end(self, code: int, stopped: bool) -> None:
         """Nothing: `finish` takes the results."""
@@ -94,8 +95,8 @@ class Run:
         episodes = read_episodes(self.folder)
         steps, seconds = self.progress()
         values: dict[str, float | None] = {"training": training_return(episodes)}
-        if self.row.metric == "evaluation":
-            values["evaluation"] = json.loads((self.folder / "evaluation.json").read_text())["mean"]
+        if self.row.metric != "training":
+            values[self.row.metric] = json.loads((self.folder / "evaluation.json").read_text())["mean"]
         write_curve(results / f"{self.row.name}_curves.csv", self.row.name, self.seed, curve(episodes))
         launcher.write_json(self.result_file, {"steps": steps, "seconds": seconds, "values": values})
 

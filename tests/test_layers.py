@@ -4,20 +4,23 @@ import ast
 from pathlib import Path
 
 PACKAGE = "a2c_ppo_acktr"
-BOTTOM = {"interfaces", "utils", "flags", "spaces", "normalization", "returns"}
+BOTTOM = {"interfaces", "utils", "flags", "spaces", "normalization", "returns", "distributional"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
-LEARNING = BOTTOM | NETWORKS | {"fused", "bases", "auxiliary", "model", "storage", "kfac"}
+MEMORY = {"storage", "slots", "replay", "priorities"}
+LEARNING = BOTTOM | NETWORKS | MEMORY | {"mlp", "fused", "bases", "auxiliary", "model", "q_network", "kfac"}
 STEPPING = {"vec_env", "vec_wrappers", "subproc", "native", "joint", "arena", "navigation"}
 ENVIRONMENTS = STEPPING | {"wrappers", "targets", "env_state", "families", "envs"}
 
 ALLOWED = {
     **dict.fromkeys(BOTTOM, BOTTOM),
     **dict.fromkeys(NETWORKS, BOTTOM),
-    "fused": BOTTOM | NETWORKS,
-    "bases": BOTTOM | NETWORKS | {"fused"},
+    "mlp": BOTTOM,
+    "fused": BOTTOM | NETWORKS | {"mlp"},
+    "bases": BOTTOM | NETWORKS | {"mlp"},
     "auxiliary": BOTTOM | {"bases"},
     "model": BOTTOM | NETWORKS | {"fused", "bases", "auxiliary"},
-    "storage": BOTTOM,
+    "q_network": BOTTOM | NETWORKS | {"mlp"},
+    **dict.fromkeys(MEMORY, BOTTOM | MEMORY),
     "curvature": BOTTOM | {"distributions"},
     "kfac": BOTTOM | {"curvature"},
     **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS | {"rendering", "video"}),
@@ -32,7 +35,7 @@ ALLOWED = {
     "launcher": {"utils"},
     "waiter": set(),
     "presets": set(),
-    "arguments": {"algo", "presets", "checkpoint", "utils", "flags"},
+    "arguments": {"algo", "presets", "checkpoint", "families", "utils", "flags"},
     "histograms": set(),
     "tracking": {"histograms"},
     "run": {"", "checkpoint", "logger", "utils", "interfaces", "histograms", "tracking"},

@@ -7,10 +7,24 @@ import torch
 from a2c_ppo_acktr.algo.a2c import A2C
 from a2c_ppo_acktr.algo.acktr import ACKTR
 from a2c_ppo_acktr.algo.base import Algorithm
+from a2c_ppo_acktr.algo.c51 import C51
+from a2c_ppo_acktr.algo.dqn import DQN
+from a2c_ppo_acktr.algo.iqn import IQN
 from a2c_ppo_acktr.algo.ppo import PPO
+from a2c_ppo_acktr.algo.qr_dqn import QRDQN
+from a2c_ppo_acktr.algo.rainbow import Rainbow
 from a2c_ppo_acktr.interfaces import EnvSpaces
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"a2c": A2C, "acktr": ACKTR, "ppo": PPO}
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    "a2c": A2C,
+    "acktr": ACKTR,
+    "ppo": PPO,
+    "dqn": DQN,
+    "c51": C51,
+    "qr_dqn": QRDQN,
+    "iqn": IQN,
+    "rainbow": Rainbow,
+}
 
 
 def make(name: str, config: Any, spaces: EnvSpaces, device: torch.device | str = "cpu") -> Algorithm:

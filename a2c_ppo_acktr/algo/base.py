@@ -140,6 +140,8 @@ class Algorithm(ABC):
     """Dataclass of the algorithm's hyper-parameters: the only place where they are named and explained."""
     run_defaults: ClassVar[dict[str, Any]] = {}
     """Defaults of run flags (num_steps, num_processes, ...) that differ from upstream's."""
+    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Defaults of any flags that depend on observations: by `spaces.kind_of`."""
 
     policy: Any
     optimizer: torch.optim.Optimizer
