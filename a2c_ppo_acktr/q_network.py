@@ -135,7 +135,8 @@ class QNetwork(nn.Module):
         small = isinstance(self.encoder, FlatEncoder) and not self.noisy_layers and flat.device.type == "cpu"
         for mlp in (module for module in self.modules() if isinstance(module, MLP)):
             mlp.written_out = small
-        self.flat, self.views = flat, _Views.of(self) if small else None
+        assert flat.grad is not None
+        self.flat_grad, self.views = flat.grad, _Views.of(self) if small else None
         return flat
 
     def freeze(self, names: set[str]) -> None:
@@ -193,8 +194,7 @@ class QNetwork(nn.Module):
         """Outputs of any shape, and the way back through their graph."""
 
         def backward(grad: Any) -> None:
-            assert self.flat.grad is not None
-            self.flat.grad.zero_()
+            self.flat_grad.zero_()
             outputs.backward(torch.as_tensor(grad))
 
         return Prediction(arrays(outputs)[1][0], backward)

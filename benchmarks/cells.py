@@ -63,8 +63,8 @@ def _sb3_ppo(**settings: Any) -> dict[str, Any]:
 
 
 def _sb3_dqn(**settings: Any) -> dict[str, Any]:
-    """One gradient step per `train_freq` steps; gradients are clipped at 10 by default, as the project's."""
-    return {"gradient_steps": 1, "gamma": 0.99} | settings
+    """One gradient step per `train_freq` steps; Adam with epsilon 1e-8 is its policies' default."""
+    return {"gradient_steps": 1, "gamma": 0.99, "max_grad_norm": 10} | settings
 
 
 _CARTPOLE = (

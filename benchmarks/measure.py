@@ -146,7 +146,12 @@ def measure_project(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     with build(cell, options) as parts:
         watch = Stopwatch(options.seconds, cell.warmup_steps)
         train(parts, watch.boundary)
-        return result(watch, parts.algorithm.policy)
+        return result(watch, networks(parts.algorithm))
+
+
+def networks(algorithm: algo.Algorithm) -> torch.nn.ModuleList:
+    """All that an algorithm holds, target networks included."""
+    return torch.nn.ModuleList(part for part in vars(algorithm).values() if isinstance(part, torch.nn.Module))
 
 
 class PeerCallback(BaseCallback):
@@ -240,6 +245,8 @@ def measure_profile(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
         profile.wrap(parts.storage, "insert", "insert")
         if isinstance(parts.storage, RolloutStorage):
             profile.wrap(parts.storage, "compute_returns", "returns")
+        else:
+            profile.wrap(parts.storage, "sample", "sample")
         profile.wrap(parts.algorithm, "update", "update")
         profile.wrap(parts.run, "after_update", "log")
         if isinstance(parts.algorithm, algo.ACKTR):
@@ -257,7 +264,7 @@ def measure_profile(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
 
         train(parts, finished)
         rest = watch.elapsed - sum(profile.seconds.values())
-        return result(watch, parts.algorithm.policy) | {
+        return result(watch, networks(parts.algorithm)) | {
             "num_envs": parts.envs.num_envs,
             "parts": profile.seconds | {"rest": rest},
             "calls": profile.calls,
