@@ -207,8 +207,9 @@ def _parse_strictly(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _as_flags(values: dict[str, Any]) -> str:
-    """A command line of settings."""
-    words = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    """A command line of settings; None, which no flag can say, is left out."""
+    given = {name: value for name, value in values.items() if value is not None}
+    words = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
     return " ".join(f"--{name.replace('_', '-')} {' '.join(map(str, value))}" for name, value in words.items())
 
 

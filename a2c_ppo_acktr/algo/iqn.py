@@ -36,9 +36,11 @@ NUM_COSINES = 64
 class IQNConfig(DQNConfig):
     """Flags of IQN."""
 
-    num_fractions: int = flag(16, "sampled quantiles of the return that learn, N", low=1)
-    num_target_fractions: int = flag(16, "sampled quantiles of the target, N'", low=1)
-    num_acting_fractions: int = flag(16, "quantiles whose mean is a value, K", low=1)
+    lr: float = flag(1e-3, "learning rate of Adam", low=0)
+    hidden_size: list[int] = flag([128, 128], "widths of the fully connected layers", low=1)
+    num_fractions: int = flag(8, "sampled quantiles of the return that learn, N", low=1)
+    num_target_fractions: int = flag(8, "sampled quantiles of the target, N'", low=1)
+    num_acting_fractions: int = flag(8, "quantiles whose mean is a value, K", low=1)
     kappa: float = flag(1.0, "error at which the loss turns from square to linear", low=1e-6)
 
 

@@ -19,10 +19,12 @@ from a2c_ppo_acktr.flags import flag
 class RainbowConfig(C51Config):
     """Flags of Rainbow; each part can be switched off, as in the paper's ablations."""
 
+    lr: float = flag(2.3e-3, "learning rate of Adam", low=0)
     n_step: int = flag(3, "steps before the value of the next observation is used", low=1)
     double: bool = flag(True, "choose the next action by the network that learns")
     dueling: bool = flag(True, "one head for the value and one for advantages")
     noisy: bool = flag(True, "explore by noise in the weights instead of epsilon")
+    sigma: float = flag(0.1, "initial deviation of noisy weights, times the root of a layer's inputs", low=0)
     prioritized: bool = flag(True, "sample in proportion to the last loss")
     priority_alpha: float = flag(0.5, "exponent of priorities", low=0)
 
@@ -32,6 +34,7 @@ class Rainbow(C51):
 
     Config: ClassVar[type] = RainbowConfig
     defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {
-        "image": C51.defaults_by_kind["image"] | {"lr": 6.25e-5, "eps": 1.5e-4, "target_update_interval": 2_000},
-        "grid": C51.defaults_by_kind["grid"],
+        "image": C51.defaults_by_kind["image"]
+        | {"lr": 6.25e-5, "eps": 1.5e-4, "sigma": 0.5, "target_update_interval": 2_000},
+        "grid": C51.defaults_by_kind["grid"] | {"sigma": 0.5},
     }
