@@ -178,7 +178,7 @@ def _defaults_by_kind(algorithm: Any, values: dict[str, Any]) -> dict[str, Any]:
     """What the algorithm wants for the environment's kind of observation."""
     if not algorithm.defaults_by_kind:
         return {}
-    kind = kind_of_observations(values.get("env_name", RunConfig.env_name))
+    kind = kind_of_observations(values.get("env_name", RunConfig.env_name), values.get("env_kwargs"))
     return algorithm.defaults_by_kind.get(kind, {})
 
 

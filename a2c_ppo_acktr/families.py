@@ -173,14 +173,13 @@ def make_env(
     return DeclareAuxiliary(env, auxiliary_truth_sizes) if auxiliary_truth_sizes else env
 
 
-@functools.cache
-def kind_of_observations(env_id: str) -> str:
+def kind_of_observations(env_id: str, env_kwargs: dict[str, Any] | None = None) -> str:
     """Of an environment: see `spaces.kind_of`.
 
     Raises:
-        UsageError: there is no such environment, or it does not start as it is.
+        UsageError: there is no such environment, or it does not accept `env_kwargs`.
     """
-    with contextlib.closing(make_env(resolve(env_id))) as env:
+    with contextlib.closing(make_env(resolve(env_id), env_kwargs)) as env:
         return kind_of(env.observation_space)
 
 

@@ -123,7 +123,8 @@ class MLP(nn.Sequential):
         if last is not None and layers:
             kinds[-1] = last
         super().__init__(*(m for layer, kind in zip(layers, kinds, strict=True) for m in (layer, kind.module())))
-        self.activations, self.written_out = kinds, True
+        self.activations = kinds
+        self.written_out = all(isinstance(layer, nn.Linear) for layer in layers)
         self.leaves = list(self.parameters())  # a walk through the modules would cost as much as a layer
 
     def forward(self, x: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class QNetwork(nn.Module):
         flat = flatten_parameters(self)
         small = isinstance(self.encoder, FlatEncoder) and not self.noisy_layers and flat.device.type == "cpu"
         for mlp in (module for module in self.modules() if isinstance(module, MLP)):
-            mlp.written_out = small
+            mlp.written_out = mlp.written_out and small
         assert flat.grad is not None
         self.flat_grad, self.views = flat.grad, _Views.of(self) if small else None
         return flat

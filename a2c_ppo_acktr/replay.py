@@ -109,7 +109,7 @@ class Replay:
         first = slots.row(at // slots.num_envs - (n - 1), slots.envs)
         complete = [first[self.age >= n]]
         ahead = slots.cursor[:, None] + np.arange(self.margin)
-        lost = [slots.row(ahead, slots.envs[:, None]).ravel()]
+        lost = [at, slots.row(ahead, slots.envs[:, None]).ravel()]  # `at`: after a cut it was not the slot ahead
         if step.ended is not None:  # windows of fewer than n steps end with the episode
             (envs,) = slots.ended[at].nonzero()
             lost.append(slots.row(slots.cursor[envs] - 1, envs))
@@ -186,6 +186,7 @@ class Replay:
             return None
         rows = self.slots.filled * self.slots.num_envs
         return {
+            "layout": self.layout,
             "slots": self.slots.state_dict(),
             "valid": torch.from_numpy(self.valid[:rows]),
             "weights": torch.from_numpy(self.tree.leaves[:rows]) if self.tree is not None else None,
@@ -193,14 +194,28 @@ class Replay:
             "age": self.age,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What the contents depend on."""
+        slots = self.slots
+        return {
+            "size": slots.size,
+            "num_envs": slots.num_envs,
+            "n_step": self.n_step,
+            "prioritized": self.tree is not None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Inverse of `state_dict`; returns whether the contents fit."""
+        if state["layout"] != self.layout:
+            return False
         self.slots.load_state_dict(state["slots"])
         self.valid[: len(state["valid"])] = state["valid"]
         self.size = int(self.valid.sum())
         if self.tree is not None:
             self.tree.load(state["weights"].numpy())
         self.max_priority, self.age = state["max_priority"], np.array(state["age"])
+        return True
 
 
 def check_memory(capacity: int, each: int) -> None:

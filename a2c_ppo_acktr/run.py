@@ -250,12 +250,18 @@ class Run:
         return episodes_continue
 
     def _restore_replay(self, name: str | None) -> None:
-        path = Path(self.settings["resume"]).parent / (name or "")
-        if name is not None and path.is_file():
-            self.collector.storage.load_state_dict(checkpoint.load(path, mmap=True))
-        elif self.collector.storage.outlasts_updates:
-            why = f"{path} is gone" if name is not None else "it was not saved (--save-replay)"
-            print(f"the replay begins empty: {why}", flush=True)
+        storage, path = self.collector.storage, Path(self.settings["resume"]).parent / (name or "")
+        if not storage.outlasts_updates:
+            return
+        if name is None:
+            why = "it was not saved (--save-replay)"
+        elif not path.is_file():
+            why = f"{path} is gone"
+        elif storage.load_state_dict(checkpoint.load(path, mmap=True)):
+            return
+        else:
+            why = f"{path} was made with other flags"
+        print(f"the replay begins empty: {why}", flush=True)
 
 
 def _commit() -> str | None:

@@ -111,7 +111,7 @@ class Slots:
         trees = {"obs": self.obs_views, "actions": self.action_views}
         names = ("rewards", "terminated", "ended", "first", "acted")
         arrays = trees | {name: getattr(self, name) for name in names}
-        return {"cursor": self.cursor, "size": self.size} | {
+        return {"cursor": self.cursor} | {
             name: tree_map(lambda leaf: torch.from_numpy(leaf[:rows]), tree) for name, tree in arrays.items()
         }
 

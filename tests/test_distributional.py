@@ -49,9 +49,7 @@ def project(probs, reward, discount, support=ATOMS):
 )
 def test_projection_gives_the_worked_numbers(probs, reward, discount, expected):
     np.testing.assert_allclose(project(probs, reward, discount), expected, atol=1e-12)
-    np.testing.assert_allclose(
-        slow_projection(np.array([probs]), [reward], [discount], ATOMS)[0], expected, atol=1e-12
-    )
+    np.testing.assert_allclose(slow_projection(np.array([probs]), [reward], [discount], ATOMS)[0], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("atom", range(51))

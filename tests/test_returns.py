@@ -12,8 +12,11 @@ from a2c_ppo_acktr.returns import (
     explained_variance,
     gae_advantages,
     n_step_returns,
+    n_step_windows,
     one_step_returns,
+    rescale_value,
     reverse_scan,
+    unscale_value,
     v_trace,
 )
 
@@ -181,3 +184,43 @@ def test_explained_variance():
     assert explained_variance(targets, targets) == 1
     assert explained_variance(torch.zeros(3), targets) == 0
     assert math.isnan(explained_variance(targets, torch.ones(3)))
+
+
+def test_windows_of_n_steps_by_hand():
+    # gamma 0.5, three steps with the rewards 1, 2, 4; each window ends where its first t (terminated) or c (cut) stands
+    windows = {"---": (3, 0.125, 3), "--c": (3, 0.125, 3), "--t": (3, 0, 3), "-c-": (2, 0.25, 2), "-t-": (2, 0, 2)}
+    windows |= {"c--": (1, 0.5, 1), "t--": (1, 0, 1), "ct-": (1, 0.5, 1), "tc-": (1, 0, 1), "-ct": (2, 0.25, 2)}
+    letters = np.array([list(ends) for ends in windows])
+    rewards = np.tile(np.array([1, 2, 4], np.float32), (len(windows), 1))
+    returns, discounts, lengths = n_step_windows(rewards, letters != "-", letters == "t", 0.5)
+    assert list(zip(returns.tolist(), discounts.tolist(), lengths.tolist(), strict=True)) == list(windows.values())
+    assert returns.dtype == discounts.dtype == np.float32
+
+
+def test_windows_of_one_step_by_hand():
+    flags = np.array([[True], [True], [False]]), np.array([[True], [False], [False]])
+    returns, discounts, lengths = n_step_windows(np.array([[3], [4], [5]], np.float32), *flags, 0.5)
+    assert (returns.tolist(), discounts.tolist(), lengths.tolist()) == ([3, 4, 5], [0, 0.5, 0.5], [1, 1, 1])
+    assert returns.dtype == discounts.dtype == np.float32
+
+
+def test_windows_of_other_shapes_are_refused():
+    with pytest.raises(AssertionError):
+        n_step_windows(np.zeros((4, 3)), np.zeros((4, 1), bool), np.zeros((4, 3), bool), 0.9)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_rescaled_values_by_hand(kind):
+    x, h = [0.0, 3.0, -3.0, 8.0, -99.0], [0.0, 1.003, -1.003, 2.008, -9.099]
+    np.testing.assert_allclose(rescale_value(kind(x)), h, rtol=1e-6)
+    np.testing.assert_allclose(unscale_value(kind(h)), x, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(rescale_value(kind(x), epsilon=0.5)[1:3], [2.5, -2.5], rtol=1e-6)
+    np.testing.assert_allclose(unscale_value(kind([2.5, -2.5]), epsilon=0.5), [3, -3], rtol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.floats(-1e9, 1e9), st.sampled_from([1e-3, 1e-2, 0.5]))
+def test_unscaling_is_the_inverse_of_rescaling(x, epsilon):
+    for values in (np.array([x]), torch.tensor([x], dtype=torch.float64)):
+        assert unscale_value(rescale_value(values, epsilon), epsilon).item() == pytest.approx(x, rel=1e-9, abs=1e-9)
+        assert rescale_value(unscale_value(values, epsilon), epsilon).item() == pytest.approx(x, rel=1e-9, abs=1e-9)

@@ -258,7 +258,7 @@ class DQN(Algorithm):
     def update(self, storage: Any) -> dict[str, Any]:
         """As many gradient steps as the new environment steps are worth."""
         config = self.config
-        if len(storage) >= config.learning_starts:
+        if len(storage) >= config.learning_starts or storage.fill == 1.0:
             self.unlearned_steps += storage.new_steps
             steps = int(self.unlearned_steps * config.update_to_data)
             self.unlearned_steps -= steps / config.update_to_data if steps else 0

@@ -1,0 +1,540 @@
+"""DQN and its descendants on tables of Q that are set by hand, against loops, and on probes."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import main
+from a2c_ppo_acktr import algo, arguments
+from a2c_ppo_acktr.algo.iqn import ImplicitNetwork
+from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step
+from a2c_ppo_acktr.replay import Transitions
+from a2c_ppo_acktr.utils import seed_everything
+from tests.test_distributional import slow_projection, slow_quantile_huber
+from tests.test_q_network import by_modules
+
+EVERY = pytest.mark.parametrize("name", ["dqn", "c51", "qr_dqn", "iqn", "rainbow"])
+THREE_STATES = EnvSpaces(spaces.Discrete(3), spaces.Discrete(2), {})
+VECTOR = EnvSpaces(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(3), {})
+
+
+def make(name, env_spaces=THREE_STATES, **config):
+    torch.manual_seed(0)
+    return algo.make(name, algo.ALGORITHMS[name].Config(**{"hidden_size": [3], **config}), env_spaces)
+
+
+def set_table(network, table):
+    """Make the network give `table: [S, A, K]`: the state, one-hot, passes the hidden layer as it is."""
+    hidden, output = network.advantage[0], network.advantage[2]
+    for layer, weight in ((hidden, torch.eye(3)), (output, torch.as_tensor(table, dtype=torch.float32).flatten(1).T)):
+        layer.weight.data.copy_(weight)
+        layer.bias.data.zero_()
+
+
+def transitions(obs, actions, returns, discounts, next_obs, weights=None):
+    columns = [torch.as_tensor(column, dtype=torch.float32) for column in (returns, discounts)]
+    weights = torch.ones(len(obs)) if weights is None else torch.as_tensor(weights)
+    obs, actions, next_obs = (torch.as_tensor(column) for column in (obs, actions, next_obs))
+    return Transitions(obs, actions, *columns, next_obs, weights, np.arange(len(obs)))
+
+
+ONLINE = [[[1.0], [2.0]], [[5.0], [3.0]], [[0.0], [0.0]]]
+TARGET = [[[0.0], [0.0]], [[10.0], [20.0]], [[4.0], [-4.0]]]
+
+
+@pytest.mark.parametrize(("double", "next_value"), [(False, 20.0), (True, 10.0)])
+def test_the_target_is_the_target_networks_value_of_the_action_that_the_chooser_prefers(double, next_value):
+    algorithm = make("dqn", double=double)
+    set_table(algorithm.policy, ONLINE)
+    set_table(algorithm.target, TARGET)
+    batch = transitions([0, 0, 0], [1, 1, 0], [1.0, 1.0, 1.5], [0.5, 0.0, 0.0], [1, 1, 1])
+    found = algorithm.loss(batch)
+    error = 1 + 0.5 * next_value - 2
+    assert found.losses.shape == found.priorities.shape == found.values.shape == (3,)
+    np.testing.assert_allclose(found.losses, [error - 0.5, 0.5, 0.5 * 0.5**2], rtol=1e-6)  # Huber's
+    np.testing.assert_allclose(found.priorities, [error, 1.0, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(found.values, [2.0, 2.0, 1.0])
+    np.testing.assert_allclose(found.slopes[..., 0], [[0, -1], [0, 1], [-0.5, 0]], rtol=1e-6)
+
+
+def a_step(obs, reward, next_obs, end=None):
+    """One step of one environment; where it ends, the next episode begins in state 0."""
+    ended = None if end is None else Ended(torch.tensor([0]), torch.tensor([next_obs]), torch.zeros(1, 0), {})
+    return Step(
+        obs=torch.tensor([obs]),
+        carry=torch.zeros(1, 0),
+        masks=torch.tensor([float(obs != 0)]),
+        signals={},
+        action=torch.tensor([1]),
+        extras={},
+        reward=np.array([reward], np.float32),
+        terminated=np.array([end == "terminated"]),
+        truncated=np.array([end == "truncated"]),
+        next_obs=np.array([next_obs if end is None else 0]),
+        next_carry=torch.zeros(1, 0),
+        next_signals={},
+        ended=ended,
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_step", "end", "of_0", "of_1"),
+    [
+        (1, "terminated", 1 + 0.5 * 20, 2.0),
+        (1, "truncated", 1 + 0.5 * 20, 2 + 0.5 * 4),
+        (2, "terminated", 1 + 0.5 * 2, 2.0),
+        (2, "truncated", 1 + 0.5 * 2 + 0.25 * 4, 2 + 0.5 * 4),
+        (5, "terminated", 1 + 0.5 * 2, 2.0),
+        (5, "truncated", 1 + 0.5 * 2 + 0.25 * 4, 2 + 0.5 * 4),
+    ],
+)
+def test_n_steps_are_discounted_and_only_a_terminal_state_is_worth_nothing(n_step, end, of_0, of_1):
+    algorithm = make("dqn", n_step=n_step, gamma=0.5)
+    set_table(algorithm.policy, np.zeros((3, 2, 1)))
+    set_table(algorithm.target, TARGET)
+    storage = algorithm.make_storage(1, 1)
+    for step in (a_step(0, 1.0, 1), a_step(1, 2.0, 2, end)):
+        storage.insert(step)
+    batch = storage.sample(64)
+    errors = algorithm.loss(batch).priorities  # values are 0: the targets
+    assert set(batch.obs.tolist()) == {0, 1}
+    np.testing.assert_allclose(errors, np.where(batch.obs == 0, of_0, of_1), rtol=1e-6)
+
+
+def random_batch(size=6, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(3)
+    obs, next_obs = (torch.rand(size, 4, generator=generator, dtype=dtype) for _ in range(2))
+    actions, weights = torch.arange(size) % 3, torch.linspace(0.1, 1.0, size)
+    returns, discounts = torch.linspace(-2, 2, size), 0.9 * (torch.arange(size) % 4 > 0)
+    return transitions(obs, actions, returns, discounts, next_obs, weights)
+
+
+def of_batch(batch, log=None):
+    """A storage that gives the same batch for ever, and writes new priorities to `log`."""
+    log = [] if log is None else log
+    return SimpleNamespace(sample=lambda size, beta: batch, update_priorities=lambda *given: log.append(given))
+
+
+def slow_losses(algorithm, name, policy, batch, fractions):
+    """Every window's loss by itself, from the papers; tensors with their graph."""
+    double = algorithm.config.double
+    losses = []
+    for b, (action, reward, discount) in enumerate(zip(batch.actions, batch.returns, batch.discounts, strict=True)):
+        obs, next_obs = batch.obs[b : b + 1], batch.next_obs[b : b + 1]
+        chooser = policy if double else algorithm.target
+        with torch.no_grad():
+            best = int(np.argmax(np.asarray(algorithm.values(chooser, next_obs))[0]))
+        if name == "iqn":
+            quantiles = policy.quantiles(obs, fractions[0][b : b + 1])[:, :, action]
+            following = algorithm.target.quantiles(next_obs, fractions[1][b : b + 1])[:, :, best].detach()
+            targets = reward + discount * following
+            losses.append(slow_quantile_huber(quantiles, targets, fractions[0][b], algorithm.config.kappa)[0])
+            continue
+        outputs, following = policy(obs)[0, action], algorithm.target(next_obs)[0, best].detach()
+        if name == "dqn":
+            losses.append(torch.nn.functional.huber_loss(outputs[0], reward + discount * following[0]))
+        elif name == "qr_dqn":
+            count = len(outputs)
+            targets, taus = reward + discount * following[None], (torch.arange(count) + 0.5) / count
+            losses.append(slow_quantile_huber(outputs[None], targets, taus, algorithm.config.kappa)[0])
+        else:
+            probs = following.softmax(0)[None].double().numpy()
+            support = np.linspace(algorithm.config.v_min, algorithm.config.v_max, algorithm.config.num_atoms)
+            target = torch.as_tensor(slow_projection(probs, [reward.item()], [discount.item()], support)[0])
+            losses.append(torch.nn.functional.kl_div(outputs.log_softmax(0), target.float(), reduction="sum"))
+    return torch.stack(losses)
+
+
+@EVERY
+@pytest.mark.parametrize(("double", "dueling"), [(False, True), (True, False)])
+def test_the_gradient_of_learning_is_that_of_a_loop_over_weighted_windows(name, double, dueling, monkeypatch):
+    extra = {"v_min": -3.0, "v_max": 3.0, "num_atoms": 7} if name in ("c51", "rainbow") else {}
+    extra |= {"num_fractions": 3, "num_target_fractions": 5} if name == "iqn" else {}
+    algorithm = make(
+        name, VECTOR, hidden_size=[8, 8], double=double, dueling=dueling, prioritized=True, max_grad_norm=1e9, **extra
+    )
+    algorithm.target_parameters.data += 0.3 * torch.randn_like(algorithm.target_parameters)
+    batch, asked, kept = random_batch(), [], []
+    original = ImplicitNetwork.quantiles
+
+    def quantiles(network, obs, fractions):
+        if fractions.dim() == 2:
+            asked.append(fractions)
+        return original(network, obs, fractions)
+
+    monkeypatch.setattr(ImplicitNetwork, "quantiles", quantiles)
+
+    def sample(size, beta):
+        kept.append([copy.deepcopy(layer.noise) for layer in algorithm.policy.noisy_layers])
+        return batch
+
+    before = {key: value.clone() for key, value in algorithm.policy.state_dict().items()}
+    priorities = []
+    metrics = algorithm.learn(SimpleNamespace(sample=sample, update_priorities=lambda *new: priorities.append(new)))
+    gradient = {key: p.grad.clone() for key, p in algorithm.policy.named_parameters()}
+    algorithm.policy.load_state_dict(before)
+    twin = by_modules(algorithm.make_network())
+    twin.load_state_dict({key: before[key] for key in twin.state_dict()})
+    for layer, noise in zip(twin.noisy_layers, kept[0], strict=True):
+        layer.noise = noise
+    losses = slow_losses(algorithm, {"rainbow": "c51"}.get(name, name), twin, batch, asked)
+    total = sum(weight * loss for weight, loss in zip(batch.weights, losses, strict=True)) / len(losses)
+    total.backward()
+    for key, parameter in twin.named_parameters():
+        torch.testing.assert_close(gradient[key], parameter.grad, atol=1e-5, rtol=1e-3)
+    assert float(metrics["losses/value_loss"]) == pytest.approx(total.item(), rel=1e-4)
+    ((rows, new),) = priorities
+    np.testing.assert_array_equal(rows, batch.rows)
+    if name != "dqn":
+        np.testing.assert_allclose(new, losses.detach(), rtol=1e-3, atol=1e-5)
+
+
+def test_priorities_are_the_absolute_errors_of_this_batch_and_only_where_they_count():
+    for prioritized in (False, True):
+        algorithm, log = make("dqn", prioritized=prioritized), []
+        set_table(algorithm.policy, ONLINE)
+        set_table(algorithm.target, TARGET)
+        batch = transitions([0, 0], [1, 0], [7.0, -3.0], [0.0, 0.0], [1, 1], [0.1, 1.0])
+        algorithm.learn(of_batch(batch, log))
+        assert len(log) == prioritized
+    np.testing.assert_allclose(log[0][1], [5.0, 4.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("interval", [1, 4])
+@EVERY
+def test_the_target_network_is_copied_exactly_every_interval(name, interval):
+    algorithm, batch = make(name, VECTOR, target_update_interval=interval), random_batch()
+    copied = algorithm.parameters.data.clone()
+    torch.testing.assert_close(algorithm.target_parameters.data, copied)
+    for step in range(1, 10):
+        algorithm.learn(of_batch(batch))
+        if step % interval == 0:
+            copied = algorithm.parameters.data.clone()
+        assert torch.equal(algorithm.target_parameters.data, copied)
+        assert torch.equal(algorithm.parameters.data, copied) == (step % interval == 0)
+        for key, value in algorithm.target.state_dict().items():  # what is copied is what the network reads
+            assert torch.equal(value, algorithm.policy.state_dict()[key]) or step % interval
+
+
+def test_the_target_network_follows_by_tau():
+    algorithm, batch = make("dqn", VECTOR, target_update_interval=2, tau=0.25, lr=0.1), random_batch()
+    before = algorithm.target_parameters.data.clone()
+    for _ in range(2):
+        algorithm.learn(of_batch(batch))
+    expected = 0.75 * before + 0.25 * algorithm.parameters.data
+    torch.testing.assert_close(algorithm.target_parameters.data, expected)
+
+
+def collecting(name, num_steps, num_envs, **config):
+    """An algorithm of CartPole, its storage and its collector."""
+    seed_everything(1)
+    envs = make_vec_envs("CartPole-v1", num_envs, seed=1, normalize=False)
+    algorithm = make(name, envs.spaces, hidden_size=[8, 8], **config)
+    storage = algorithm.make_storage(num_steps, num_envs)
+    return algorithm, storage, algorithm.make_collector(envs, storage)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "num_envs", "ratio", "updates", "expected"),
+    [
+        (4, 1, 0.25, 10, 10),
+        (1, 1, 0.25, 10, 2),
+        (1, 3, 0.5, 5, 7),
+        (3, 2, 0.5, 5, 15),
+        (5, 1, 2.0, 4, 40),
+        (4, 8, 1 / 32, 5, 5),
+        (1, 2, 0.75, 10, 15),
+        (7, 3, 0.375, 10, 78),
+        (3, 1, 0.0, 4, 0),
+    ],
+)
+def test_gradient_steps_follow_environment_steps(num_steps, num_envs, ratio, updates, expected):
+    algorithm, storage, collector = collecting(
+        "dqn", num_steps, num_envs, update_to_data=ratio, learning_starts=1, batch_size=2
+    )
+    counts = [0]
+    for _ in range(updates):
+        collector.collect()
+        algorithm.update(storage)
+        storage.after_update()
+        counts.append(algorithm.gradient_steps)
+    assert counts[-1] == expected
+    assert np.ptp(np.diff(counts)) <= 1
+
+
+@EVERY
+def test_nothing_is_learned_before_learning_starts(name):
+    algorithm, storage, collector = collecting(name, 4, 2, learning_starts=30, batch_size=4)
+    before, learned = algorithm.parameters.data.clone(), []
+    for _ in range(8):
+        collector.collect()
+        metrics = algorithm.update(storage)
+        storage.after_update()
+        learned.append(not torch.equal(before, algorithm.parameters.data))
+        assert learned[-1] == (len(storage) >= 30) == ("losses/value_loss" in metrics)
+    assert learned[2:6:3] == [False, True]
+
+
+def test_a_buffer_that_is_full_has_enough_to_learn_from():
+    """--learning-starts may be as large as --buffer-size, although some of its observations begin no window."""
+    algorithm, storage, collector = collecting("dqn", 4, 1, buffer_size=40, learning_starts=40, batch_size=4)
+    for _ in range(20):
+        collector.collect()
+        algorithm.update(storage)
+        storage.after_update()
+    assert algorithm.gradient_steps > 0
+
+
+def test_epsilon_and_beta_go_by_environment_steps():
+    settings = {"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_steps": 200, "priority_beta": 0.4}
+    algorithm, noisy = make("dqn", **settings), make("dqn", noisy=True, **settings)
+    for env_steps, epsilon, beta in [(0, 0.9, 0.4), (50, 0.7, 0.43), (200, 0.1, 0.52), (1000, 0.1, 1.0)]:
+        algorithm.schedule(env_steps, 1000)
+        noisy.schedule(env_steps, 1000)
+        assert algorithm.epsilon == pytest.approx(epsilon)
+        assert algorithm.beta == pytest.approx(beta)
+        assert noisy.epsilon == 0
+
+
+def test_the_learning_rate_decays_where_it_is_asked_to():
+    algorithm = make("dqn", lr=0.1, use_linear_lr_decay=True)
+    algorithm.schedule(250, 1000)
+    assert algorithm.optimizer.param_groups[0]["lr"] == pytest.approx(0.075)
+
+
+def act(algorithm, obs, explore):
+    return algorithm.act(obs, algorithm.initial_carry(len(obs)), torch.ones(len(obs)), {}, explore).action
+
+
+@EVERY
+def test_the_greedy_action_is_never_random_nor_noisy(name):
+    algorithm = make(name, VECTOR, hidden_size=[16, 16], epsilon_start=1.0, noisy=True, sigma=2.0)
+    obs = torch.rand(500, 4)
+    algorithm.schedule(0, 1000)
+    algorithm.epsilon = 1.0
+    means = by_modules(algorithm.make_network())
+    means.load_state_dict({key: algorithm.policy.state_dict()[key] for key in means.state_dict()})
+    greedy = torch.as_tensor(algorithm.values(means, obs)).argmax(1)
+    for _ in range(3):
+        act(algorithm, obs, explore=True)
+        assert torch.equal(act(algorithm, obs, explore=False), greedy)
+
+
+def test_exploration_is_random_with_probability_epsilon():
+    algorithm = make("dqn")
+    set_table(algorithm.policy, ONLINE)
+    obs = torch.zeros(20_000, dtype=torch.int64)
+    np.random.seed(0)
+    for epsilon in (0.0, 0.3, 1.0):
+        algorithm.epsilon = epsilon
+        actions = act(algorithm, obs, explore=True)
+        assert actions.shape == (20_000,)
+        assert actions.dtype == torch.int64
+        assert actions.float().mean().item() == pytest.approx(1 - epsilon / 2, abs=0.02)
+        assert act(algorithm, obs, explore=False).all()
+
+
+def test_noise_explores_and_is_drawn_anew_for_every_step_and_gradient_step():
+    algorithm, seen = make("rainbow", VECTOR, hidden_size=[16, 16], sigma=5.0), []
+    algorithm.schedule(0, 1000)
+    obs, batch = torch.rand(200, 4), random_batch()
+    assert not torch.equal(act(algorithm, obs, explore=True), act(algorithm, obs, explore=True))
+    act(algorithm, obs, explore=False)
+
+    def sample(size, beta):
+        seen.extend(network.advantage[0].noise[0].clone() for network in (algorithm.policy, algorithm.target))
+        return batch
+
+    for _ in range(2):
+        algorithm.learn(SimpleNamespace(sample=sample, update_priorities=lambda *given: None))
+    assert len({tuple(noise.tolist()) for noise in seen}) == 4
+
+
+@EVERY
+def test_inspection_tells_the_values_and_the_probabilities_of_exploration(name):
+    algorithm = make(name, VECTOR, noisy=False)
+    algorithm.epsilon, obs = 0.3, torch.rand(5, 4)
+    for explore, likely, rare in ((True, 0.8, 0.1), (False, 1.0, 0.0)):
+        arguments = (obs, algorithm.initial_carry(5), torch.ones(5), {}, explore)
+        decision = algorithm.inspect(*arguments, override=lambda action: torch.zeros_like(action))
+        found = decision.extras
+        assert (decision.action == 0).all()
+        np.testing.assert_allclose(found["q_values"], algorithm.values(algorithm.policy, obs), rtol=1e-6)
+        torch.testing.assert_close(found["values"], found["q_values"].max(1).values)
+        expected = torch.full((5, 3), rare).scatter(1, found["q_values"].argmax(1, keepdim=True), likely)
+        torch.testing.assert_close(found["action_probs"], expected)
+        torch.testing.assert_close(found["action_log_probs"], expected[:, 0].log())
+
+
+MODES = [[[0.3, 0.3, 0.4], [1e-12, 0.6, 0.4]]]
+"""Probabilities of atoms -10, 0, 10: the first action has the most probable high atom, the second the larger mean."""
+
+
+def c51(double=False):
+    algorithm = make("c51", v_min=-10.0, v_max=10.0, num_atoms=3, double=double)
+    set_table(algorithm.policy, np.log(np.array(MODES * 3)))
+    set_table(algorithm.target, np.log(np.array(MODES * 3)))
+    return algorithm
+
+
+def test_c51s_value_is_the_mean_of_its_atoms_and_decides_by_it():
+    algorithm = c51()
+    obs = torch.tensor([0, 1, 2])
+    np.testing.assert_allclose(algorithm.values(algorithm.policy, obs), [[1.0, 4.0]] * 3, rtol=1e-5)
+    assert act(algorithm, obs, explore=False).tolist() == [1, 1, 1]
+    found = algorithm.loss(transitions([0], [0], [0.0], [0.5], [1]))
+    target = np.array([0.0, 0.8, 0.2])  # of the second action: atoms -5, 0, 5
+    np.testing.assert_allclose(found.slopes[0], [MODES[0][0] - target, [0, 0, 0]], atol=1e-6)
+    divergence = 0.8 * np.log(0.8 / 0.3) + 0.2 * np.log(0.2 / 0.4)
+    np.testing.assert_allclose(found.losses, [divergence], rtol=1e-5)
+    np.testing.assert_allclose(found.priorities, [divergence], rtol=1e-5)
+    np.testing.assert_allclose(found.values, [1.0], rtol=1e-5)
+
+
+def test_c51s_double_target_is_the_target_networks_distribution_of_the_online_networks_choice():
+    for double, action in ((False, 1), (True, 0)):
+        algorithm = c51(double)
+        set_table(algorithm.policy, np.log(np.array([[MODES[0][1], MODES[0][0]]] * 3)))
+        found = algorithm.loss(transitions([0], [0], [0.0], [1.0], [1]))
+        np.testing.assert_allclose(found.slopes[0, 0], np.array(MODES[0][1]) - MODES[0][action], atol=1e-6)
+
+
+def test_c51_has_nothing_to_learn_from_a_perfect_prediction():
+    algorithm = c51()
+    found = algorithm.loss(transitions([0, 0], [1, 1], [0.0, 0.0], [1.0, 1.0], [1, 2]))
+    np.testing.assert_allclose(found.losses, [0, 0], atol=1e-6)
+    np.testing.assert_allclose(found.slopes, 0, atol=1e-6)
+
+
+QUANTILES = [[[0.0, 5.0, 5.0], [0.0, 0.0, 30.0]]]
+"""The second action has the larger mean, the first the larger median."""
+
+
+@pytest.mark.parametrize(("double", "following"), [(False, [0.0, 0.0, 30.0]), (True, [0.0, 5.0, 5.0])])
+def test_qr_dqn_decides_by_the_mean_of_its_quantiles(double, following):
+    algorithm = make("qr_dqn", num_quantiles=3, double=double)
+    for network in (algorithm.policy, algorithm.target):
+        set_table(network, QUANTILES * 3)
+    obs = torch.tensor([0, 1])
+    np.testing.assert_allclose(algorithm.values(algorithm.policy, obs), [[10 / 3, 10.0]] * 2, rtol=1e-6)
+    assert act(algorithm, obs, explore=False).tolist() == [1, 1]
+    set_table(algorithm.policy, [QUANTILES[0], [[9.0, 9.0, 9.0], [0.0, 0.0, 0.0]], QUANTILES[0]])
+    found = algorithm.loss(transitions([0], [0], [1.0], [0.5], [1]))
+    targets = 1 + 0.5 * torch.tensor([following])
+    expected = slow_quantile_huber(torch.tensor([QUANTILES[0][0]]), targets, torch.tensor([1 / 6, 0.5, 5 / 6]), 1.0)
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
+    assert (found.slopes[0, 1] == 0).all()
+
+
+def iqn(**config):
+    """IQN whose quantile at tau is the table's number times 1 + cos(pi tau)."""
+    algorithm = make("iqn", **config)
+    for network, table in ((algorithm.policy, ONLINE), (algorithm.target, TARGET)):
+        set_table(network, table)
+        network.embedding[0].weight.data.zero_()
+        network.embedding[0].weight.data[:, 1] = 1.0
+        network.embedding[0].bias.data.fill_(1.0)
+    return algorithm
+
+
+def test_iqns_quantiles_change_with_the_fractions_and_its_values_are_their_even_mean():
+    algorithm, obs = iqn(num_acting_fractions=5), torch.tensor([0, 1])
+    quantiles = algorithm.policy.quantiles(obs, torch.tensor([0.0, 0.5, 1.0])).detach()
+    table = torch.tensor(ONLINE)[:2, :, 0]
+    torch.testing.assert_close(quantiles, torch.stack([2 * table, table, 0 * table], 1), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(algorithm.values(algorithm.policy, obs), table, rtol=1e-5)
+    torch.manual_seed(9)
+    assert np.array_equal(algorithm.values(algorithm.policy, obs), algorithm.values(algorithm.policy, obs))
+
+
+@pytest.mark.parametrize(("double", "next_value"), [(False, 20.0), (True, 10.0)])
+def test_iqn_learns_at_fresh_random_fractions(double, next_value, monkeypatch):
+    algorithm, asked = iqn(double=double, num_fractions=3, num_target_fractions=4), []
+    original = ImplicitNetwork.quantiles
+
+    def quantiles(network, obs, fractions):
+        if fractions.dim() == 2:
+            asked.append(fractions)
+        return original(network, obs, fractions)
+
+    monkeypatch.setattr(ImplicitNetwork, "quantiles", quantiles)
+    batch = transitions([0, 0], [1, 1], [1.0, 1.0], [0.5, 0.5], [1, 1])
+    for _ in range(2):
+        found = algorithm.loss(batch)
+        own, other = asked[-2:]
+        targets = 1 + 0.5 * next_value * (1 + (torch.pi * other).cos())
+        expected = slow_quantile_huber(2 * (1 + (torch.pi * own).cos()), targets, own, 1.0)
+        np.testing.assert_allclose(found.losses, expected, rtol=1e-4)
+    assert [tuple(fractions.shape) for fractions in asked] == [(2, 3), (2, 4)] * 2
+    drawn = torch.cat([fractions.flatten() for fractions in asked])
+    assert len(drawn.unique()) == len(drawn) == 28
+    assert ((drawn >= 0) & (drawn < 1)).all()
+
+
+def test_rainbow_has_all_its_parts():
+    algorithm = make("rainbow", VECTOR, hidden_size=[8, 8])
+    config, storage = algorithm.config, algorithm.make_storage(4, 1)
+    assert config.double
+    assert algorithm.policy.value is not None
+    assert algorithm.policy.noisy_layers
+    assert algorithm.num_outputs == config.num_atoms
+    assert storage.n_step == 3
+    assert storage.alpha == 0.5
+    assert storage.tree is not None
+    paper = arguments.parse("--algo rainbow --env-name PongNoFrameskip-v4".split()).config
+    assert (paper.num_atoms, paper.v_min, paper.v_max, paper.sigma) == (51, -10.0, 10.0, 0.5)
+    assert (paper.lr, paper.eps, paper.n_step, paper.learning_starts) == (6.25e-5, 1.5e-4, 3, 20_000)
+    assert (paper.batch_size, paper.priority_alpha, paper.priority_beta, paper.gamma) == (32, 0.5, 0.4, 0.99)
+
+
+def train(name, env_id, monkeypatch, tmp_path, flags=""):
+    """The algorithm after `main.train` on a probe."""
+    made, original = [], algo.make
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main.algo, "make", lambda *args: made.append(original(*args)) or made[0])
+    few = {"c51": "--num-atoms 21 --v-min -1 --v-max 6", "rainbow": "--num-atoms 21 --v-min -1 --v-max 6"}
+    argv = (
+        f"--algo {name} --env-name tests.probe_envs:{env_id}-v0 --num-steps 4 --num-env-steps 800 --batch-size 32 "
+        f"--learning-starts 40 --hidden-size 32 --target-update-interval 10 --lr 3e-3 --eval-interval 100000 "
+        f"--torch-threads 1 --save-dir= --log-dir run --no-cuda {few.get(name, '')} {flags}"
+    )
+    main.train(arguments.parse(argv.split()))
+    algorithm = made[0]
+    algorithm.policy.mute()
+    return algorithm
+
+
+def values_at(algorithm, *observation):
+    return algorithm.values(algorithm.policy, torch.tensor([observation], dtype=torch.float32))[0]
+
+
+@EVERY
+def test_the_action_that_the_observation_names_is_learned(name, monkeypatch, tmp_path):
+    algorithm = train(name, "MatchObservation", monkeypatch, tmp_path, "--num-processes 2")
+    np.testing.assert_allclose(values_at(algorithm, -1.0), [1, 0], atol=0.15)
+    np.testing.assert_allclose(values_at(algorithm, 1.0), [0, 1], atol=0.15)
+
+
+@pytest.mark.parametrize("name", ["dqn", "c51"])
+def test_values_are_discounted(name, monkeypatch, tmp_path):
+    algorithm = train(name, "TwoSteps", monkeypatch, tmp_path, "--gamma 0.5")
+    np.testing.assert_allclose(values_at(algorithm, 1.0), [1, 1], atol=0.1)
+    np.testing.assert_allclose(values_at(algorithm, 0.0), [0.5, 0.5], atol=0.1)
+
+
+@EVERY
+def test_a_time_limit_is_no_end(name, monkeypatch, tmp_path):
+    algorithm = train(name, "EndlessReward", monkeypatch, tmp_path, "--gamma 0.8")
+    assert values_at(algorithm, 0.0).max() == pytest.approx(5, rel=0.1)  # 1 / (1 - gamma); 2.3 if it were one
+
+
+def test_nested_observations_are_learned_from(monkeypatch, tmp_path):
+    algorithm = train("dqn", "NestedObservation", monkeypatch, tmp_path, "--num-env-steps 100 --batch-size 16")
+    picture = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 1, 8, 8)
+    obs = {"picture": picture, "pair": (torch.tensor([1, 1]), torch.tensor([[0, 1], [0, 1]]))}
+    assert act(algorithm, obs, explore=False).tolist() == [0, 1]
