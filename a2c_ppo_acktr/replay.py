@@ -235,7 +235,9 @@ def check_memory(capacity: int, each: int) -> None:
 def available_memory() -> int:
     """Bytes that this process can still get, a container's limit included."""
     free = psutil.virtual_memory().available
-    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    limit, stat = CGROUP / "memory.max", CGROUP / "memory.stat"
     if limit.is_file() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
-    return free
+        counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+        used = int((CGROUP / "memory.current").read_text()) - int(counts.get("inactive_file", 0))  # files read once
+        free = min(free, int(text) - used)
+    return max(0, free)

@@ -254,7 +254,7 @@ class Run:
         if not storage.outlasts_updates:
             return
         if name is None:
-            why = "it was not saved (--save-replay)"
+            why = "this checkpoint has none (latest.pt does, with --save-replay)"
         elif not path.is_file():
             why = f"{path} is gone"
         elif storage.load_state_dict(checkpoint.load(path, mmap=True)):

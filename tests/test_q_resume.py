@@ -115,7 +115,7 @@ def test_without_save_replay_a_resumed_run_begins_with_an_empty_one_and_fills_it
     monkeypatch.setattr(algo.ALGORITHMS["dqn"], "update", update)
     capsys.readouterr()
     main.train(arguments.parse(["--resume", "parts"]))
-    assert capsys.readouterr().out.count("the replay begins empty: it was not saved (--save-replay)") == 1
+    assert capsys.readouterr().out.count("the replay begins empty: this checkpoint has none") == 1
     assert seen[0][0] <= 8
     assert all((gradient_steps > 0) == (windows >= 30) for windows, gradient_steps in seen)
     assert final_state(tmp_path / "parts")["algorithm"]["gradient_steps"] > stopped["gradient_steps"] > 0

@@ -384,7 +384,7 @@ def test_the_window_that_ends_with_a_cut_is_worth_its_next_observation():
     assert (batch.obs[first, :3] == 0).all()
 
 
-@pytest.mark.parametrize("other", [{"n_step": 1}, {"num_envs": 1, "extra": 6}, {"extra": 2}, {"alpha": 0.5}])
+@pytest.mark.parametrize("other", [{"n_step": 1, "extra": 2}, {"num_envs": 1}, {"extra": 2}, {"alpha": 0.5}])
 def test_contents_of_another_layout_are_not_loaded(other):
     game, another = Game(num_envs=2, n_step=2), Game(**{"num_envs": 2, "n_step": 2} | other)
     for _ in range(5):
@@ -485,3 +485,14 @@ def test_available_memory_is_the_containers_where_that_is_less(monkeypatch, tmp_
         (tmp_path / "memory.max").write_text(limit)
         (tmp_path / "memory.current").write_text("3000\n")
     assert available_memory() == free
+
+
+def test_memory_that_only_holds_files_is_free(monkeypatch, tmp_path):
+    monkeypatch.setattr(replay_module, "CGROUP", tmp_path)
+    monkeypatch.setattr(replay_module.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("4000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500\ninactive_file 2500\n")
+    assert available_memory() == 5000 - (4000 - 2500)
+    (tmp_path / "memory.current").write_text("9000\n")
+    assert available_memory() == 0
