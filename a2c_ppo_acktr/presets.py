@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "--no-normalize-env",
         # Stable-Baselines 2's RL Zoo, HalfCheetahBulletEnv-v0; advantages are normalized by its ACKTR itself
         "pybullet": "--num-processes 1 --num-steps 128 --entropy-coef 0 --lr 0.0217 --gamma 0.98 "
-        "--value-loss-coef 0.473 --norm-adv --time-feature",
+        "--value-loss-coef 0.473 --max-grad-norm 0.5 --norm-adv --time-feature",
         # our own: upstream's ran on Atari only
         "mujoco": "--num-processes 16 --num-steps 5 --entropy-coef 0 --use-gae --use-proper-time-limits",
         # upstream's README
