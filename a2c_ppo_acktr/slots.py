@@ -133,10 +133,10 @@ def take(leaf: Tensor, view: np.ndarray, rows: np.ndarray) -> Tensor:
 
 def row_bytes(env_spaces: EnvSpaces) -> int:
     """Memory of one row."""
-    leaves: list[int] = []
-    for space, stack in ((env_spaces.observation, env_spaces.frame_stack), (env_spaces.action, 1)):
-        space_map(lambda leaf, stack=stack: leaves.append(_rows(leaf, 1, stack).nbytes), space)  # type: ignore[misc]
-    return sum(leaves) + 8  # reward and flags
+    sizes: list[int] = []
+    space_map(lambda leaf: sizes.append(_rows(leaf, 1, env_spaces.frame_stack).nbytes), env_spaces.observation)
+    space_map(lambda leaf: sizes.append(_rows(leaf, 1).nbytes), env_spaces.action)
+    return sum(sizes) + 8  # reward and flags
 
 
 def _rows(space: spaces.Space, num: int, stack: int = 1) -> Tensor:
