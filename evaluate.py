@@ -120,6 +120,7 @@ def load_agent(
         aux_wrapper_kwargs=args.aux_wrapper_kwargs,
         auxiliary_truth_sizes=args.auxiliary_truth_sizes,
         time_feature=args.time_feature,
+        hide_observations=args.hide_observations,
     )
     set_threads((os.cpu_count() or 1) if is_image(envs.observation_space) else 1)
     try:

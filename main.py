@@ -88,6 +88,7 @@ def make_envs(args: arguments.RunConfig, num_envs: int, seed: int, training: boo
         aux_wrapper_kwargs=args.aux_wrapper_kwargs,
         auxiliary_truth_sizes=args.auxiliary_truth_sizes,
         time_feature=args.time_feature,
+        hide_observations=args.hide_observations,
         capture_video=args.capture_video if training else 0,
     )
 

@@ -55,6 +55,7 @@ class RunConfig:
         None, "keep continuous actions within their bounds (default: everywhere but in MuJoCo)"
     )
     time_feature: bool = flag(False, "append the share of the time limit that has passed to vector observations")
+    hide_observations: list[int] = flag([], "places of numbers to leave out of vector observations", low=0)
     frame_stack: int | None = flag(None, "images to stack (default: 4 for Atari, 1 elsewhere)", low=1)
     vec_env: str = flag(
         "auto",
@@ -232,6 +233,8 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {part}: expected a name below --save-dir")
     if args.gail:
         raise UsageError("--gail: imitation learning is not part of this version")
+    if args.normalize_env and ALGORITHMS[args.algo].reads_rewards:
+        raise UsageError(f"--normalize-env: {args.algo} reads rewards, which an evaluation does not normalize")
     if args.track and importlib.util.find_spec("wandb") is None:
         raise UsageError("--track needs the wandb extra: pip install -e '.[wandb]'")
     args.config.check(args.num_steps, args.num_processes)

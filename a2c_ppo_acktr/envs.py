@@ -64,7 +64,7 @@ def fits_native(env_id: str) -> bool:
 
 def _make_native(env_id: str, num_envs: int, plain: bool, env_kwargs: dict[str, Any]) -> Envs:
     if not plain or not fits_native(env_id):
-        reason = "there is none for it" if plain else "it takes no --env-kwargs or --time-feature and shows no pictures"
+        reason = "there is none for it" if plain else "it takes no flags that change it and shows no pictures"
         raise UsageError(f"--vec-env native: {env_id} cannot use it: {reason}")
     if env_id == NAVIGATION:
         return _make_navigation(num_envs, env_kwargs)
@@ -92,7 +92,7 @@ def _make_envpool(env_id: str, num_envs: int, plain: bool, clip_actions: bool) -
     except ImportError as error:
         raise UsageError(f"--vec-env envpool needs the envpool extra ({error}): pip install -e '.[envpool]'") from error
     if not plain or not known:
-        reason = "takes no --env-kwargs or --time-feature and shows no pictures" if known else "does not have it"
+        reason = "takes no flags that change it and shows no pictures" if known else "does not have it"
         raise UsageError(f"--vec-env envpool: {env_id} cannot use it: EnvPool {reason}")
     return EnvPoolEnvs(env_id, num_envs, clip_actions)
 
@@ -132,6 +132,7 @@ def make_vec_envs(
     auxiliary_truth_sizes: Sequence[int] | None = None,
     capture_video: int = 0,
     time_feature: bool = False,
+    hide_observations: Sequence[int] = (),
 ) -> Envs:
     """N environments behind `Envs`, seeded `seed`, `seed + 1`, ...
 
@@ -153,20 +154,29 @@ def make_vec_envs(
         auxiliary_truth_sizes: how to cut a flat `info['auxiliary']` into targets.
         capture_video: film every so many episodes of the first environment, then stepped in this process; 0 films none.
         time_feature: append the share of the time limit that has passed to vector observations.
+        hide_observations: numbers to leave out of vector observations, by their places.
     """
     if capture_video or render_mode == "rgb_array":
         prepare_rendering()  # before anything that draws is imported
     resolved = resolve(env_id)
-    factory = functools.partial(make_env, resolved, env_kwargs, render_mode, auxiliary_truth_sizes, time_feature)
+    make_one = functools.partial(
+        make_env,
+        resolved,
+        env_kwargs,
+        auxiliary_truth_sizes=auxiliary_truth_sizes,
+        time_feature=time_feature,
+        hide_observations=hide_observations,
+    )
+    factory = functools.partial(make_one, render_mode)
     if clip_actions is None:
         clip_actions = not MUJOCO.match(resolved)
     plain = (not env_kwargs or resolved == NAVIGATION) and render_mode is None
-    plain = plain and not auxiliary_truth_sizes and not time_feature
+    plain = plain and not auxiliary_truth_sizes and not time_feature and not hide_observations
     if vec_env == "auto":
         vec_env = choose_backend(resolved, num_envs, plain)
     make = functools.partial(_make_backend, vec_env, factory, resolved, env_kwargs or {}, plain, clip_actions)
     if capture_video:
-        drawn = functools.partial(make_env, resolved, env_kwargs, "rgb_array", auxiliary_truth_sizes, time_feature)
+        drawn = functools.partial(make_one, "rgb_array")
         first = DummyEnvs([drawn], clip_actions)
         envs: Envs = JointEnvs(first, make(num_envs - 1)) if num_envs > 1 else first
         envs = FilmedEnvs(envs, Camera(capture_video))

@@ -20,7 +20,13 @@ from a2c_ppo_acktr import navigation
 from a2c_ppo_acktr.spaces import kind_of
 from a2c_ppo_acktr.targets import DeclareAuxiliary
 from a2c_ppo_acktr.utils import UsageError
-from a2c_ppo_acktr.wrappers import ImageToChannelsFirst, has_channels_last, with_statistics, wrap_atari
+from a2c_ppo_acktr.wrappers import (
+    HideObservations,
+    ImageToChannelsFirst,
+    has_channels_last,
+    with_statistics,
+    wrap_atari,
+)
 
 ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")
 MUJOCO = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w*|Pusher|Reacher|Swimmer|Walker2d)-v\d+$")
@@ -142,11 +148,13 @@ def make_env(
     render_mode: str | None = None,
     auxiliary_truth_sizes: Sequence[int] | None = None,
     time_feature: bool = False,
+    hide_observations: Sequence[int] = (),
 ) -> gym.Env:
     """One environment by its resolved id, wrapped so that images are channels first and statistics are kept.
 
     Raises:
-        UsageError: the environment does not accept `env_kwargs`, or lacks something to start or a time to show.
+        UsageError: the environment does not accept `env_kwargs`, or lacks something to start, a time to show or numbers
+            to hide.
     """
     kwargs: dict[str, Any] = dict(env_kwargs or {})
     if render_mode is not None:
@@ -168,6 +176,8 @@ def make_env(
         known = ", ".join(str(mode) for mode in modes) or "none"
         raise UsageError(f"--env-name {env_id}: cannot be shown: needs render mode {render_mode} and has {known}")
     env = wrap_atari(env) if atari else _wrap_other(env, env_id)
+    if hide_observations:
+        env = _hide(env, env_id, hide_observations)
     if time_feature:
         env = _add_time(env, env_id)
     return DeclareAuxiliary(env, auxiliary_truth_sizes) if auxiliary_truth_sizes else env
@@ -191,6 +201,17 @@ def _add_time(env: gym.Env, env_id: str) -> gym.Env:
         env.close()
         raise UsageError(f"--time-feature: {env_id} needs a time limit and vector observations")
     return TimeAwareObservation(env, normalize_time=True)
+
+
+def _hide(env: gym.Env, env_id: str, hidden: Sequence[int]) -> gym.Env:
+    """Leave numbers out of the observation, such as velocities, so that only memory can tell them."""
+    space = env.observation_space
+    size = space.shape[0] if isinstance(space, spaces.Box) and len(space.shape) == 1 else 0
+    if not all(0 <= i < size for i in hidden) or len(set(hidden)) >= size:
+        env.close()
+        limit = f"has numbers 0 to {size - 1} and must keep one" if size else "has no vector observations"
+        raise UsageError(f"--hide-observations {' '.join(map(str, hidden))}: {env_id} {limit}")
+    return HideObservations(env, hidden)
 
 
 def _wrap_other(env: gym.Env, env_id: str) -> gym.Env:

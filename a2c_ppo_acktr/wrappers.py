@@ -1,6 +1,6 @@
 """Wrappers of single environments. Atari's preprocessing is Stable-Baselines3's; what is here is missing there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -33,6 +33,21 @@ class ImageToChannelsFirst(gym.ObservationWrapper):
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """Move the channel axis to the front, without a copy."""
         return np.moveaxis(observation, -1, 0)
+
+
+class HideObservations(gym.ObservationWrapper):
+    """Vectors without the numbers at `hidden`."""
+
+    def __init__(self, env: gym.Env, hidden: Sequence[int]) -> None:
+        super().__init__(env)
+        box = env.observation_space
+        assert isinstance(box, spaces.Box)
+        self.kept = np.setdiff1d(np.arange(box.shape[0]), hidden)
+        self.observation_space = spaces.Box(box.low[self.kept], box.high[self.kept], dtype=box.dtype.type)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """What is left."""
+        return observation[self.kept]
 
 
 class FrameTap(gym.Wrapper):

@@ -144,6 +144,18 @@ def test_frame_stack_is_refused_for_vectors():
         make_vec_envs("CartPole-v1", 1, seed=0, frame_stack=4)
 
 
+def test_hidden_numbers_are_left_out_and_the_others_stay_in_order():
+    plain = make_vec_envs("CartPole-v1", 2, seed=3, normalize=False, time_feature=True)
+    hidden = make_vec_envs("CartPole-v1", 2, seed=3, normalize=False, time_feature=True, hide_observations=[3, 1])
+    assert hidden.observation_space.shape == (3,)
+    np.testing.assert_array_equal(hidden.reset(), plain.reset()[:, [0, 2, 4]])
+    for _ in range(30):
+        one, other = (envs.step_arrays(np.ones(2, np.int64)) for envs in (plain, hidden))
+        np.testing.assert_array_equal(other.obs, one.obs[:, [0, 2, 4]])
+        if one.ended is not None:
+            np.testing.assert_array_equal(other.ended.final_obs, one.ended.final_obs[:, [0, 2, 4]])
+
+
 def test_mujoco_leaves_no_log_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_env("HalfCheetah-v5").reset()

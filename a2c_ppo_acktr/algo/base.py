@@ -142,6 +142,8 @@ class Algorithm(ABC):
     """Defaults of run flags (num_steps, num_processes, ...) that differ from upstream's."""
     defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {}
     """Defaults of any flags that depend on observations: by `spaces.kind_of`."""
+    reads_rewards: ClassVar[bool] = False
+    """Whether the carry holds rewards, which must then be the same in training and evaluation: not normalized."""
 
     policy: Any
     optimizer: torch.optim.Optimizer
