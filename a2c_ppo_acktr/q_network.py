@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional
 from a2c_ppo_acktr.encoders import FlatEncoder, ImageEncoder, make_encoder
 from a2c_ppo_acktr.interfaces import ACTION_MASK, EnvSpaces, Tree
 from a2c_ppo_acktr.mlp import IDENTITY, MLP, RELU, Activation, layers_backward, layers_forward
+from a2c_ppo_acktr.recurrent import GRU, LSTM
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
 from a2c_ppo_acktr.utils import arrays, flat_indices, flatten_parameters
 
@@ -90,9 +91,12 @@ class QNetwork(nn.Module):
         dueling: value and advantages by two heads (Wang et al. 2016, eq. 9).
         noisy: all fully connected layers are `NoisyLinear`.
         sigma: see `NoisyLinear`.
+        head_input: size of what the head reads, where it is not the layers' output.
     """
 
     carry_size = 0
+    settings: ClassVar[tuple[str, ...]] = ("hidden_size", "dueling", "noisy", "sigma")
+    """Arguments that are flags."""
 
     def __init__(
         self,
@@ -104,6 +108,7 @@ class QNetwork(nn.Module):
         dueling: bool,
         noisy: bool,
         sigma: float,
+        head_input: int | None = None,
     ) -> None:
         super().__init__()
         self.num_actions, self.num_outputs = num_actions, num_outputs
@@ -113,7 +118,8 @@ class QNetwork(nn.Module):
                 module.reset_parameters()
         make_layer = functools.partial(NoisyLinear, sigma=sigma) if noisy else nn.Linear
         widths = [self.encoder.output_size, *hidden_size[:-1]]
-        self.feature_size = widths[-1]
+        self.torso_size: int = widths[-1]
+        self.feature_size: int = self.torso_size if head_input is None else head_input
         self.torso = MLP(*widths, activation=RELU, make_layer=make_layer)
 
         def head(size: int) -> MLP:
@@ -133,6 +139,7 @@ class QNetwork(nn.Module):
         """
         flat = flatten_parameters(self)
         small = isinstance(self.encoder, FlatEncoder) and not self.noisy_layers and flat.device.type == "cpu"
+        small = small and self.carry_size == 0
         for mlp in (module for module in self.modules() if isinstance(module, MLP)):
             mlp.written_out = mlp.written_out and small
         assert flat.grad is not None
@@ -152,6 +159,13 @@ class QNetwork(nn.Module):
         """Leave noise out."""
         for layer in self.noisy_layers:
             layer.mute()
+
+    def set_noise(self, explore: bool) -> None:
+        """New noise to explore with, or none."""
+        if explore:
+            self.draw_noise()
+        else:
+            self.mute()
 
     def features(self, obs: Tree) -> Tensor:
         """What the head reads: `[..., feature_size]`."""
@@ -207,6 +221,45 @@ class QNetwork(nn.Module):
         if self.value is not None:
             outputs = value[-1][:, None] + outputs - outputs.mean(1, keepdims=True)
         return outputs, torso, advantage, value
+
+
+class RecurrentQNetwork(QNetwork):
+    """A `QNetwork` whose head reads a recurrent core (Kapturowski et al. 2019, section 2.3).
+
+    The core reads the layers' output, the previous action (one-hot) and the previous reward. The carry is `[N, H]`: the
+    core's state, then those two, which whoever steps the environments fills in.
+
+    Args:
+        args: as of `QNetwork`.
+        core: `lstm` or `gru`.
+        core_size: of its state.
+        kwargs: as of `QNetwork`.
+    """
+
+    settings = (*QNetwork.settings, "core", "core_size")
+
+    def __init__(self, *args: Any, core: str, core_size: int, **kwargs: Any) -> None:
+        super().__init__(*args, head_input=core_size, **kwargs)
+        self.core = CORES[core](self.torso_size + self.num_actions + 1, core_size)
+        self.state_size = self.core.carry_size
+        self.carry_size = self.state_size + self.num_actions + 1
+
+    def remember(self, obs: Tree, previous: Tensor, state: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Read one step, `[N, ...]`, or a sequence, `[T, N, ...]`.
+
+        Args:
+            obs: observations.
+            previous: `[..., A + 1]` actions and rewards of the step before; an episode's first step is told of none.
+            state: `[N, state_size]`, before the first step.
+            masks: 0 on the first step of an episode.
+
+        Returns:
+            What the head reads, `[..., core_size]`, and the last state, `[N, state_size]`.
+        """
+        return self.core(torch.cat([self.features(obs), previous * masks.unsqueeze(-1)], -1), state, masks)
+
+
+CORES: dict[str, type[LSTM] | type[GRU]] = {"lstm": LSTM, "gru": GRU}
 
 
 class Prediction(NamedTuple):

@@ -1,5 +1,6 @@
 """Recurrent cores over whole rollouts, with state resets inside them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -111,34 +112,73 @@ class GRU(nn.Module):
             state = _GRUSteps.apply(x.unsqueeze(0), carry, masks.unsqueeze(0), *self.leaves)[0]
             return state, state
         if x.dim() == 2:
-            _, carry = self.gru(x.unsqueeze(0), (carry * masks.unsqueeze(-1)).unsqueeze(0))
-            return carry[0], carry[0]
-        return self._sequence(x, carry, masks)
+            _, carry = self._run(x.unsqueeze(0), carry * masks.unsqueeze(-1))
+            return carry, carry
+        return _in_pieces(self._run, x, carry, masks)
 
-    def _sequence(self, x: Tensor, carry: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut every environment's sequence at its own resets and run all pieces as one packed batch.
+    def _run(self, x: Any, carry: Tensor) -> tuple[Any, Tensor]:
+        states, last = self.gru(x, carry.unsqueeze(0))
+        return states, last[0]
 
-        The pieces are independent, since each begins with its environment's carry (the first) or with zeros (the
-        others); running them side by side makes the number of sequential steps the longest piece instead of T.
-        """
-        steps, num = masks.shape
-        begins = masks.t() == 0
-        begins[:, 0] = True
-        row, time = begins.nonzero(as_tuple=True)
-        ends = torch.cat([time[1:], time.new_full((1,), steps)])
-        last_of_row = torch.cat([row[1:] != row[:-1], row.new_ones(1, dtype=torch.bool)])
-        lengths = torch.where(last_of_row, steps, ends) - time
 
-        flat_start = row * steps + time
-        offsets = torch.arange(int(lengths.max()), device=x.device)
-        padded = (flat_start + offsets.unsqueeze(1)).clamp_(max=num * steps - 1)
-        by_env = x.transpose(0, 1).flatten(0, 1)
-        packed = nn.utils.rnn.pack_padded_sequence(by_env[padded], lengths.cpu(), enforce_sorted=False)
-        first = (time == 0).unsqueeze(-1) * masks[time, row].unsqueeze(-1)
-        out, _ = self.gru(packed, (carry[row] * first).unsqueeze(0))
-        states, _ = nn.utils.rnn.pad_packed_sequence(out)
+class LSTM(nn.Module):
+    """An LSTM layer (Hochreiter & Schmidhuber 1997; Gers et al. 2000) with resets; arguments as of `GRU`.
 
-        piece = begins.flatten().cumsum(0) - 1
-        position = torch.arange(num * steps, device=x.device) - flat_start[piece]
-        states = states[position, piece].unflatten(0, (num, steps)).transpose(0, 1)
-        return states, states[-1]
+    Its carry is `[N, 2 H]`: the state h, which it gives out, and the cell c.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.lstm = init_orthogonal(nn.LSTM(input_size, hidden_size), gain=1.0)
+        self.output_size, self.carry_size = hidden_size, 2 * hidden_size
+
+    def forward(self, x: Tensor, carry: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """See `GRU.forward`; the first result is h, the last carry h and c."""
+        if x.dim() == 2:
+            states, carry = self._run(x.unsqueeze(0), carry * masks.unsqueeze(-1))
+            return states[0], carry
+        return _in_pieces(self._run, x, carry, masks)
+
+    def _run(self, x: Any, carry: Tensor) -> tuple[Any, Tensor]:
+        states, last = self.lstm(x, tuple(part.contiguous() for part in carry[None].chunk(2, -1)))
+        return states, torch.cat(last, -1)[0]
+
+
+def _in_pieces(
+    run: Callable[[Any, Tensor], tuple[Any, Tensor]], x: Tensor, carry: Tensor, masks: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cut every environment's sequence at its own resets and run all pieces as one packed batch.
+
+    The pieces are independent, since each begins with its environment's carry (the first) or with zeros (the
+    others); running them side by side makes the number of sequential steps the longest piece instead of T.
+
+    Args:
+        run: from a packed batch and its carries to packed states and the carries at the pieces' ends.
+        x: `[T, N, input_size]`.
+        carry: `[N, H]`, before the first step.
+        masks: `[T, N]`.
+
+    Returns:
+        The states `[T, N, ...]` and the last carry `[N, H]`.
+    """
+    steps, num = masks.shape
+    begins = masks.t() == 0
+    begins[:, 0] = True
+    row, time = begins.nonzero(as_tuple=True)
+    ends = torch.cat([time[1:], time.new_full((1,), steps)])
+    last_of_row = torch.cat([row[1:] != row[:-1], row.new_ones(1, dtype=torch.bool)])
+    lengths = torch.where(last_of_row, steps, ends) - time
+
+    flat_start = row * steps + time
+    offsets = torch.arange(int(lengths.max()), device=x.device)
+    padded = (flat_start + offsets.unsqueeze(1)).clamp_(max=num * steps - 1)
+    by_env = x.transpose(0, 1).flatten(0, 1)
+    packed = nn.utils.rnn.pack_padded_sequence(by_env[padded], lengths.cpu(), enforce_sorted=False)
+    first = (time == 0).unsqueeze(-1) * masks[time, row].unsqueeze(-1)
+    out, carries = run(packed, carry[row] * first)
+    states, _ = nn.utils.rnn.pad_packed_sequence(out)
+
+    piece = begins.flatten().cumsum(0) - 1
+    position = torch.arange(num * steps, device=x.device) - flat_start[piece]
+    states = states[position, piece].unflatten(0, (num, steps)).transpose(0, 1)
+    return states, carries[last_of_row]

@@ -42,26 +42,159 @@ class Transitions(NamedTuple):
     """[B] where the windows begin: `update_priorities` wants them back."""
 
 
-class Replay:
-    """The latest steps of N environments as transitions.
+class Buffer:
+    """The latest steps of N environments, and which items of them, windows or sequences, can be sampled.
 
     Args:
-        capacity: observations to keep, of all environments together.
+        size: slots per environment.
         num_envs: N.
         num_steps: steps of all environments between updates.
         spaces: of the environments.
+        num_items: items that there can be.
+        extra_bytes: memory per observation for what subclasses hold beside the slots.
         device: where samples go; the memory itself is the CPU's.
-        n_step: n.
+        n_step: steps before the value of the next observation is used.
         gamma: discount.
         alpha: exponent of priorities; 0 samples uniformly.
         saved: whether `state_dict` holds the contents, for --save-replay.
 
     Raises:
-        UsageError: it does not fit into memory, or is smaller than a window.
+        UsageError: it does not fit into memory.
     """
 
     outlasts_updates = True
     """What it holds is read by later updates too: without it a resumed run begins empty."""
+
+    def __init__(
+        self,
+        size: int,
+        num_envs: int,
+        num_steps: int,
+        spaces: EnvSpaces,
+        *,
+        num_items: int,
+        extra_bytes: int,
+        device: torch.device | str,
+        n_step: int,
+        gamma: float,
+        alpha: float,
+        saved: bool,
+    ) -> None:
+        self.row_bytes = row_bytes(spaces) + extra_bytes
+        check_memory(size * num_envs, self.row_bytes)
+        self.slots, self.num_steps = Slots(size, num_envs, spaces), num_steps
+        self.device, self.n_step, self.gamma, self.alpha, self.saved = device, n_step, gamma, alpha, saved
+        self.valid, self.size = np.zeros(num_items, np.bool_), 0
+        self.tree = SumTree(num_items) if alpha > 0.0 else None
+        self.max_priority, self.new_steps = 1.0, 0
+
+    def __len__(self) -> int:
+        """Items that can be sampled."""
+        return self.size
+
+    @property
+    def observations(self) -> int:
+        """Slots that are in use, of all environments together."""
+        return self.slots.filled * self.slots.num_envs
+
+    @property
+    def fill(self) -> float:
+        """The share of the memory that is in use."""
+        return self.slots.filled / self.slots.size
+
+    def insert(self, step: Step) -> None:
+        """Append one step of all environments."""
+        raise NotImplementedError
+
+    def after_update(self) -> None:
+        """Count new steps from here."""
+        self.new_steps = 0
+
+    def _set_valid(self, items: np.ndarray, valid: bool) -> None:
+        """Let items be sampled, or not; none may be named twice."""
+        self.size += int((self.valid[items] != valid).sum()) * (1 if valid else -1)
+        self.valid[items] = valid
+        if self.tree is not None:
+            self.tree.set(items, self.max_priority**self.alpha if valid else 0.0)
+
+    def _draw(self, num: int, beta: float) -> tuple[np.ndarray, np.ndarray]:
+        """Random items `[num]`, and their importance weights, float32.
+
+        Prioritized, item i has probability P_i = p_i^alpha / sum p^alpha and weight (M P_i)^-beta / max of the batch
+        with M items in the replay (Schaul et al. 2016, section 3.4).
+        """
+        assert self.size > 0, "the replay is empty"
+        if self.tree is None:
+            return self._uniform(num), np.ones(num, np.float32)
+        items = self.tree.sample(num)
+        chances = self.tree.leaves[items] / self.tree.total
+        weights = (self.size * chances) ** -beta
+        return items, (weights / weights.max()).astype(np.float32)
+
+    def _uniform(self, num: int) -> np.ndarray:
+        """Valid items, by drawing among those of slots in use until all are: most of them."""
+        limit = -(-self.observations * len(self.valid) // (self.slots.size * self.slots.num_envs))
+        items = np.random.randint(limit, size=num)
+        while not (valid := self.valid[items]).all():
+            items[~valid] = np.random.randint(limit, size=num - int(valid.sum()))
+        return items
+
+    def update_priorities(self, items: np.ndarray, priorities: np.ndarray) -> None:
+        """Give `items: [B]` new priorities `[B]`, before the exponent; those that were lost meanwhile stay so."""
+        assert self.tree is not None
+        assert priorities.shape == items.shape
+        priorities = priorities.astype(np.float64) + SMALLEST_PRIORITY
+        self.max_priority = max(self.max_priority, float(priorities.max()))
+        self.tree.set(items, np.where(self.valid[items], priorities**self.alpha, 0.0))
+
+    def describe(self) -> str:
+        """What a user should know of its size."""
+        num = self.slots.size * self.slots.num_envs
+        return f"replay: {num:,} observations, {num * self.row_bytes / 1e9:.2g} GB when full"
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What the contents depend on."""
+        slots = self.slots
+        prioritized = self.tree is not None
+        return {"size": slots.size, "num_envs": slots.num_envs, "n_step": self.n_step, "prioritized": prioritized}
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Everything, without a copy; None where it is not to be saved."""
+        if not self.saved:
+            return None
+        return {
+            "layout": self.layout,
+            "slots": self.slots.state_dict(),
+            "valid": torch.from_numpy(self.valid),
+            "weights": torch.from_numpy(self.tree.leaves) if self.tree is not None else None,
+            "max_priority": self.max_priority,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Inverse of `state_dict`; returns whether the contents fit."""
+        if state["layout"] != self.layout:
+            return False
+        self.slots.load_state_dict(state["slots"])
+        self.valid[:] = state["valid"]
+        self.size = int(self.valid.sum())
+        if self.tree is not None:
+            self.tree.load(state["weights"].numpy())
+        self.max_priority = state["max_priority"]
+        return True
+
+
+class Replay(Buffer):
+    """Windows of up to n steps; items are the rows in which they begin.
+
+    Arguments are those of `Buffer`, and:
+
+    Args:
+        capacity: observations to keep, of all environments together.
+
+    Raises:
+        UsageError: it does not fit into memory, or is smaller than a window.
+    """
 
     def __init__(
         self,
@@ -76,29 +209,23 @@ class Replay:
         alpha: float = 0.0,
         saved: bool = False,
     ) -> None:
-        self.row_bytes = row_bytes(spaces) + (INDEX_BYTES if alpha > 0.0 else 1)
-        check_memory(capacity, self.row_bytes)
         self.margin = spaces.frame_stack  # the oldest slots, whose stacks have lost images, and the newest
-        smallest = num_envs * (n_step + self.margin + 2)
-        if capacity < smallest:
-            raise UsageError(f"--buffer-size {capacity}: expected at least {smallest} for {num_envs} environments")
-        self.slots = Slots(capacity // num_envs, num_envs, spaces)
-        self.device, self.n_step, self.gamma, self.alpha, self.saved = device, n_step, gamma, alpha, saved
-        num_rows = self.slots.size * num_envs
-        self.valid, self.size = np.zeros(num_rows, np.bool_), 0
-        self.tree = SumTree(num_rows) if alpha > 0.0 else None
-        self.max_priority = 1.0
+        check_capacity(capacity, num_envs * (n_step + self.margin + 2), num_envs)
+        size = capacity // num_envs
+        super().__init__(
+            size,
+            num_envs,
+            num_steps,
+            spaces,
+            num_items=size * num_envs,
+            extra_bytes=INDEX_BYTES if alpha > 0.0 else 1,
+            device=device,
+            n_step=n_step,
+            gamma=gamma,
+            alpha=alpha,
+            saved=saved,
+        )
         self.age = np.zeros(num_envs, np.int64)
-        self.num_steps, self.new_steps = num_steps, 0
-
-    def __len__(self) -> int:
-        """Windows that can be sampled."""
-        return self.size
-
-    @property
-    def fill(self) -> float:
-        """The share of the memory that is in use."""
-        return self.slots.filled / self.slots.size
 
     def insert(self, step: Step) -> None:
         """Append one step of all environments, and find the windows that it completes and those that it overwrites."""
@@ -119,31 +246,10 @@ class Replay:
         self._set_valid(np.concatenate(lost), False)
         self._set_valid(np.concatenate(complete), True)
 
-    def _set_valid(self, rows: np.ndarray, valid: bool) -> None:
-        self.size += int((self.valid[rows] != valid).sum()) * (1 if valid else -1)
-        self.valid[rows] = valid
-        if self.tree is not None:
-            self.tree.set(rows, self.max_priority**self.alpha if valid else 0.0)
-
-    def after_update(self) -> None:
-        """Count new steps from here."""
-        self.new_steps = 0
-
     def sample(self, batch_size: int, beta: float = 0.0) -> Transitions:
-        """Random windows.
-
-        Prioritized, window i has probability P_i = p_i^alpha / sum p^alpha and weight (M P_i)^-beta / max of the batch
-        with M windows in the replay (Schaul et al. 2016, section 3.4).
-        """
-        assert self.size > 0, "the replay is empty"
+        """Random windows, with probabilities and weights as of `_draw`."""
+        rows, weights = self._draw(batch_size, beta)
         slots = self.slots
-        if self.tree is None:
-            rows, weights = self._uniform(batch_size), np.ones(batch_size, np.float32)
-        else:
-            rows = self.tree.sample(batch_size)
-            chances = self.tree.leaves[rows] / self.tree.total
-            weights = (self.size * chances) ** -beta
-            weights = (weights / weights.max()).astype(np.float32)
         slot, env = np.divmod(rows, slots.num_envs)
         window = slots.row(slot[:, None] + np.arange(self.n_step), env[:, None])
         returns, discounts, lengths = n_step_windows(
@@ -159,63 +265,27 @@ class Replay:
             rows,
         )
 
-    def _uniform(self, num: int) -> np.ndarray:
-        """Valid rows, by drawing rows until all are: final observations and the newest steps are few."""
-        limit = self.slots.filled * self.slots.num_envs
-        rows = np.random.randint(limit, size=num)
-        while not (valid := self.valid[rows]).all():
-            rows[~valid] = np.random.randint(limit, size=num - int(valid.sum()))
-        return rows
-
-    def update_priorities(self, rows: np.ndarray, priorities: np.ndarray) -> None:
-        """Give the windows that begin at `rows: [B]` new priorities `[B]`, before the exponent; those lost stay so."""
-        assert self.tree is not None
-        assert priorities.shape == rows.shape
-        priorities = priorities.astype(np.float64) + SMALLEST_PRIORITY
-        self.max_priority = max(self.max_priority, float(priorities.max()))
-        self.tree.set(rows, np.where(self.valid[rows], priorities**self.alpha, 0.0))
-
-    def describe(self) -> str:
-        """What a user should know of its size."""
-        memory = self.slots.size * self.slots.num_envs * self.row_bytes
-        return f"replay: {self.slots.size * self.slots.num_envs:,} observations, {memory / 1e9:.2g} GB when full"
-
     def state_dict(self) -> dict[str, Any] | None:
-        """Everything, without a copy; None where it is not to be saved."""
-        if not self.saved:
-            return None
-        rows = self.slots.filled * self.slots.num_envs
-        return {
-            "layout": self.layout,
-            "slots": self.slots.state_dict(),
-            "valid": torch.from_numpy(self.valid[:rows]),
-            "weights": torch.from_numpy(self.tree.leaves[:rows]) if self.tree is not None else None,
-            "max_priority": self.max_priority,
-            "age": self.age,
-        }
-
-    @property
-    def layout(self) -> dict[str, Any]:
-        """What the contents depend on."""
-        slots = self.slots
-        return {
-            "size": slots.size,
-            "num_envs": slots.num_envs,
-            "n_step": self.n_step,
-            "prioritized": self.tree is not None,
-        }
+        """See `Buffer`."""
+        state = super().state_dict()
+        return None if state is None else state | {"age": self.age}
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Inverse of `state_dict`; returns whether the contents fit."""
-        if state["layout"] != self.layout:
+        """See `Buffer`."""
+        if not super().load_state_dict(state):
             return False
-        self.slots.load_state_dict(state["slots"])
-        self.valid[: len(state["valid"])] = state["valid"]
-        self.size = int(self.valid.sum())
-        if self.tree is not None:
-            self.tree.load(state["weights"].numpy())
-        self.max_priority, self.age = state["max_priority"], np.array(state["age"])
+        self.age = np.array(state["age"])
         return True
+
+
+def check_capacity(capacity: int, smallest: int, num_envs: int) -> None:
+    """Refuse a replay in which nothing could be sampled.
+
+    Raises:
+        UsageError: it is smaller than `smallest`.
+    """
+    if capacity < smallest:
+        raise UsageError(f"--buffer-size {capacity}: expected at least {smallest} for {num_envs} environments")
 
 
 def check_memory(capacity: int, each: int) -> None:

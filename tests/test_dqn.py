@@ -1,4 +1,4 @@
-"""DQN and its descendants on tables of Q that are set by hand, against loops, and on probes."""
+"""DQN and its descendants: targets on tables of Q, gradients against loops, when they learn and how they explore."""
 
 import copy
 from types import SimpleNamespace
@@ -6,45 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 
-import main
-from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.algo.iqn import ImplicitNetwork
-from a2c_ppo_acktr.envs import make_vec_envs
-from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step
-from a2c_ppo_acktr.replay import Transitions
-from a2c_ppo_acktr.utils import seed_everything
+from tests.q_learning import EVERY, ONLINE, TARGET, VECTOR, a_step, act, collecting, make, set_table, transitions
 from tests.test_distributional import slow_projection, slow_quantile_huber
 from tests.test_q_network import by_modules
-
-EVERY = pytest.mark.parametrize("name", ["dqn", "c51", "qr_dqn", "iqn", "rainbow"])
-THREE_STATES = EnvSpaces(spaces.Discrete(3), spaces.Discrete(2), {})
-VECTOR = EnvSpaces(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(3), {})
-
-
-def make(name, env_spaces=THREE_STATES, **config):
-    torch.manual_seed(0)
-    return algo.make(name, algo.ALGORITHMS[name].Config(**{"hidden_size": [3], **config}), env_spaces)
-
-
-def set_table(network, table):
-    """Make the network give `table: [S, A, K]`: the state, one-hot, passes the hidden layer as it is."""
-    hidden, output = network.advantage[0], network.advantage[2]
-    for layer, weight in ((hidden, torch.eye(3)), (output, torch.as_tensor(table, dtype=torch.float32).flatten(1).T)):
-        layer.weight.data.copy_(weight)
-        layer.bias.data.zero_()
-
-
-def transitions(obs, actions, returns, discounts, next_obs, weights=None):
-    columns = [torch.as_tensor(column, dtype=torch.float32) for column in (returns, discounts)]
-    weights = torch.ones(len(obs)) if weights is None else torch.as_tensor(weights)
-    obs, actions, next_obs = (torch.as_tensor(column) for column in (obs, actions, next_obs))
-    return Transitions(obs, actions, *columns, next_obs, weights, np.arange(len(obs)))
-
-
-ONLINE = [[[1.0], [2.0]], [[5.0], [3.0]], [[0.0], [0.0]]]
-TARGET = [[[0.0], [0.0]], [[10.0], [20.0]], [[4.0], [-4.0]]]
 
 
 @pytest.mark.parametrize(("double", "next_value"), [(False, 20.0), (True, 10.0)])
@@ -60,26 +26,6 @@ def test_the_target_is_the_target_networks_value_of_the_action_that_the_chooser_
     np.testing.assert_allclose(found.priorities, [error, 1.0, 0.5], rtol=1e-6)
     np.testing.assert_allclose(found.values, [2.0, 2.0, 1.0])
     np.testing.assert_allclose(found.slopes[..., 0], [[0, -1], [0, 1], [-0.5, 0]], rtol=1e-6)
-
-
-def a_step(obs, reward, next_obs, end=None):
-    """One step of one environment; where it ends, the next episode begins in state 0."""
-    ended = None if end is None else Ended(torch.tensor([0]), torch.tensor([next_obs]), torch.zeros(1, 0), {})
-    return Step(
-        obs=torch.tensor([obs]),
-        carry=torch.zeros(1, 0),
-        masks=torch.tensor([float(obs != 0)]),
-        signals={},
-        action=torch.tensor([1]),
-        extras={},
-        reward=np.array([reward], np.float32),
-        terminated=np.array([end == "terminated"]),
-        truncated=np.array([end == "truncated"]),
-        next_obs=np.array([next_obs if end is None else 0]),
-        next_carry=torch.zeros(1, 0),
-        next_signals={},
-        ended=ended,
-    )
 
 
 @pytest.mark.parametrize(
@@ -230,15 +176,6 @@ def test_the_target_network_follows_by_tau():
     torch.testing.assert_close(algorithm.target_parameters.data, expected)
 
 
-def collecting(name, num_steps, num_envs, **config):
-    """An algorithm of CartPole, its storage and its collector."""
-    seed_everything(1)
-    envs = make_vec_envs("CartPole-v1", num_envs, seed=1, normalize=False)
-    algorithm = make(name, envs.spaces, hidden_size=[8, 8], **config)
-    storage = algorithm.make_storage(num_steps, num_envs)
-    return algorithm, storage, algorithm.make_collector(envs, storage)
-
-
 @pytest.mark.parametrize(
     ("num_steps", "num_envs", "ratio", "updates", "expected"),
     [
@@ -276,7 +213,7 @@ def test_nothing_is_learned_before_learning_starts(name):
         metrics = algorithm.update(storage)
         storage.after_update()
         learned.append(not torch.equal(before, algorithm.parameters.data))
-        assert learned[-1] == (len(storage) >= 30) == ("losses/value_loss" in metrics)
+        assert learned[-1] == (storage.observations >= 30) == ("losses/value_loss" in metrics)
     assert learned[2:6:3] == [False, True]
 
 
@@ -305,10 +242,6 @@ def test_the_learning_rate_decays_where_it_is_asked_to():
     algorithm = make("dqn", lr=0.1, use_linear_lr_decay=True)
     algorithm.schedule(250, 1000)
     assert algorithm.optimizer.param_groups[0]["lr"] == pytest.approx(0.075)
-
-
-def act(algorithm, obs, explore):
-    return algorithm.act(obs, algorithm.initial_carry(len(obs)), torch.ones(len(obs)), {}, explore).action
 
 
 @EVERY
@@ -369,172 +302,3 @@ def test_inspection_tells_the_values_and_the_probabilities_of_exploration(name):
         expected = torch.full((5, 3), rare).scatter(1, found["q_values"].argmax(1, keepdim=True), likely)
         torch.testing.assert_close(found["action_probs"], expected)
         torch.testing.assert_close(found["action_log_probs"], expected[:, 0].log())
-
-
-MODES = [[[0.3, 0.3, 0.4], [1e-12, 0.6, 0.4]]]
-"""Probabilities of atoms -10, 0, 10: the first action has the most probable high atom, the second the larger mean."""
-
-
-def c51(double=False):
-    algorithm = make("c51", v_min=-10.0, v_max=10.0, num_atoms=3, double=double)
-    set_table(algorithm.policy, np.log(np.array(MODES * 3)))
-    set_table(algorithm.target, np.log(np.array(MODES * 3)))
-    return algorithm
-
-
-def test_c51s_value_is_the_mean_of_its_atoms_and_decides_by_it():
-    algorithm = c51()
-    obs = torch.tensor([0, 1, 2])
-    np.testing.assert_allclose(algorithm.values(algorithm.policy, obs), [[1.0, 4.0]] * 3, rtol=1e-5)
-    assert act(algorithm, obs, explore=False).tolist() == [1, 1, 1]
-    found = algorithm.loss(transitions([0], [0], [0.0], [0.5], [1]))
-    target = np.array([0.0, 0.8, 0.2])  # of the second action: atoms -5, 0, 5
-    np.testing.assert_allclose(found.slopes[0], [MODES[0][0] - target, [0, 0, 0]], atol=1e-6)
-    divergence = 0.8 * np.log(0.8 / 0.3) + 0.2 * np.log(0.2 / 0.4)
-    np.testing.assert_allclose(found.losses, [divergence], rtol=1e-5)
-    np.testing.assert_allclose(found.priorities, [divergence], rtol=1e-5)
-    np.testing.assert_allclose(found.values, [1.0], rtol=1e-5)
-
-
-def test_c51s_double_target_is_the_target_networks_distribution_of_the_online_networks_choice():
-    for double, action in ((False, 1), (True, 0)):
-        algorithm = c51(double)
-        set_table(algorithm.policy, np.log(np.array([[MODES[0][1], MODES[0][0]]] * 3)))
-        found = algorithm.loss(transitions([0], [0], [0.0], [1.0], [1]))
-        np.testing.assert_allclose(found.slopes[0, 0], np.array(MODES[0][1]) - MODES[0][action], atol=1e-6)
-
-
-def test_c51_has_nothing_to_learn_from_a_perfect_prediction():
-    algorithm = c51()
-    found = algorithm.loss(transitions([0, 0], [1, 1], [0.0, 0.0], [1.0, 1.0], [1, 2]))
-    np.testing.assert_allclose(found.losses, [0, 0], atol=1e-6)
-    np.testing.assert_allclose(found.slopes, 0, atol=1e-6)
-
-
-QUANTILES = [[[0.0, 5.0, 5.0], [0.0, 0.0, 30.0]]]
-"""The second action has the larger mean, the first the larger median."""
-
-
-@pytest.mark.parametrize(("double", "following"), [(False, [0.0, 0.0, 30.0]), (True, [0.0, 5.0, 5.0])])
-def test_qr_dqn_decides_by_the_mean_of_its_quantiles(double, following):
-    algorithm = make("qr_dqn", num_quantiles=3, double=double)
-    for network in (algorithm.policy, algorithm.target):
-        set_table(network, QUANTILES * 3)
-    obs = torch.tensor([0, 1])
-    np.testing.assert_allclose(algorithm.values(algorithm.policy, obs), [[10 / 3, 10.0]] * 2, rtol=1e-6)
-    assert act(algorithm, obs, explore=False).tolist() == [1, 1]
-    set_table(algorithm.policy, [QUANTILES[0], [[9.0, 9.0, 9.0], [0.0, 0.0, 0.0]], QUANTILES[0]])
-    found = algorithm.loss(transitions([0], [0], [1.0], [0.5], [1]))
-    targets = 1 + 0.5 * torch.tensor([following])
-    expected = slow_quantile_huber(torch.tensor([QUANTILES[0][0]]), targets, torch.tensor([1 / 6, 0.5, 5 / 6]), 1.0)
-    np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
-    assert (found.slopes[0, 1] == 0).all()
-
-
-def iqn(**config):
-    """IQN whose quantile at tau is the table's number times 1 + cos(pi tau)."""
-    algorithm = make("iqn", **config)
-    for network, table in ((algorithm.policy, ONLINE), (algorithm.target, TARGET)):
-        set_table(network, table)
-        network.embedding[0].weight.data.zero_()
-        network.embedding[0].weight.data[:, 1] = 1.0
-        network.embedding[0].bias.data.fill_(1.0)
-    return algorithm
-
-
-def test_iqns_quantiles_change_with_the_fractions_and_its_values_are_their_even_mean():
-    algorithm, obs = iqn(num_acting_fractions=5), torch.tensor([0, 1])
-    quantiles = algorithm.policy.quantiles(obs, torch.tensor([0.0, 0.5, 1.0])).detach()
-    table = torch.tensor(ONLINE)[:2, :, 0]
-    torch.testing.assert_close(quantiles, torch.stack([2 * table, table, 0 * table], 1), atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(algorithm.values(algorithm.policy, obs), table, rtol=1e-5)
-    torch.manual_seed(9)
-    assert np.array_equal(algorithm.values(algorithm.policy, obs), algorithm.values(algorithm.policy, obs))
-
-
-@pytest.mark.parametrize(("double", "next_value"), [(False, 20.0), (True, 10.0)])
-def test_iqn_learns_at_fresh_random_fractions(double, next_value, monkeypatch):
-    algorithm, asked = iqn(double=double, num_fractions=3, num_target_fractions=4), []
-    original = ImplicitNetwork.quantiles
-
-    def quantiles(network, obs, fractions):
-        if fractions.dim() == 2:
-            asked.append(fractions)
-        return original(network, obs, fractions)
-
-    monkeypatch.setattr(ImplicitNetwork, "quantiles", quantiles)
-    batch = transitions([0, 0], [1, 1], [1.0, 1.0], [0.5, 0.5], [1, 1])
-    for _ in range(2):
-        found = algorithm.loss(batch)
-        own, other = asked[-2:]
-        targets = 1 + 0.5 * next_value * (1 + (torch.pi * other).cos())
-        expected = slow_quantile_huber(2 * (1 + (torch.pi * own).cos()), targets, own, 1.0)
-        np.testing.assert_allclose(found.losses, expected, rtol=1e-4)
-    assert [tuple(fractions.shape) for fractions in asked] == [(2, 3), (2, 4)] * 2
-    drawn = torch.cat([fractions.flatten() for fractions in asked])
-    assert len(drawn.unique()) == len(drawn) == 28
-    assert ((drawn >= 0) & (drawn < 1)).all()
-
-
-def test_rainbow_has_all_its_parts():
-    algorithm = make("rainbow", VECTOR, hidden_size=[8, 8])
-    config, storage = algorithm.config, algorithm.make_storage(4, 1)
-    assert config.double
-    assert algorithm.policy.value is not None
-    assert algorithm.policy.noisy_layers
-    assert algorithm.num_outputs == config.num_atoms
-    assert storage.n_step == 3
-    assert storage.alpha == 0.5
-    assert storage.tree is not None
-    paper = arguments.parse("--algo rainbow --env-name PongNoFrameskip-v4".split()).config
-    assert (paper.num_atoms, paper.v_min, paper.v_max, paper.sigma) == (51, -10.0, 10.0, 0.5)
-    assert (paper.lr, paper.eps, paper.n_step, paper.learning_starts) == (6.25e-5, 1.5e-4, 3, 20_000)
-    assert (paper.batch_size, paper.priority_alpha, paper.priority_beta, paper.gamma) == (32, 0.5, 0.4, 0.99)
-
-
-def train(name, env_id, monkeypatch, tmp_path, flags=""):
-    """The algorithm after `main.train` on a probe."""
-    made, original = [], algo.make
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main.algo, "make", lambda *args: made.append(original(*args)) or made[0])
-    few = {"c51": "--num-atoms 21 --v-min -1 --v-max 6", "rainbow": "--num-atoms 21 --v-min -1 --v-max 6"}
-    argv = (
-        f"--algo {name} --env-name tests.probe_envs:{env_id}-v0 --num-steps 4 --num-env-steps 800 --batch-size 32 "
-        f"--learning-starts 40 --hidden-size 32 --target-update-interval 10 --lr 3e-3 --eval-interval 100000 "
-        f"--torch-threads 1 --save-dir= --log-dir run --no-cuda {few.get(name, '')} {flags}"
-    )
-    main.train(arguments.parse(argv.split()))
-    algorithm = made[0]
-    algorithm.policy.mute()
-    return algorithm
-
-
-def values_at(algorithm, *observation):
-    return algorithm.values(algorithm.policy, torch.tensor([observation], dtype=torch.float32))[0]
-
-
-@EVERY
-def test_the_action_that_the_observation_names_is_learned(name, monkeypatch, tmp_path):
-    algorithm = train(name, "MatchObservation", monkeypatch, tmp_path, "--num-processes 2")
-    np.testing.assert_allclose(values_at(algorithm, -1.0), [1, 0], atol=0.15)
-    np.testing.assert_allclose(values_at(algorithm, 1.0), [0, 1], atol=0.15)
-
-
-@pytest.mark.parametrize("name", ["dqn", "c51"])
-def test_values_are_discounted(name, monkeypatch, tmp_path):
-    algorithm = train(name, "TwoSteps", monkeypatch, tmp_path, "--gamma 0.5")
-    np.testing.assert_allclose(values_at(algorithm, 1.0), [1, 1], atol=0.1)
-    np.testing.assert_allclose(values_at(algorithm, 0.0), [0.5, 0.5], atol=0.1)
-
-
-@EVERY
-def test_a_time_limit_is_no_end(name, monkeypatch, tmp_path):
-    algorithm = train(name, "EndlessReward", monkeypatch, tmp_path, "--gamma 0.8")
-    assert values_at(algorithm, 0.0).max() == pytest.approx(5, rel=0.1)  # 1 / (1 - gamma); 2.3 if it were one
-
-
-def test_nested_observations_are_learned_from(monkeypatch, tmp_path):
-    algorithm = train("dqn", "NestedObservation", monkeypatch, tmp_path, "--num-env-steps 100 --batch-size 16")
-    picture = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 1, 8, 8)
-    obs = {"picture": picture, "pair": (torch.tensor([1, 1]), torch.tensor([[0, 1], [0, 1]]))}
-    assert act(algorithm, obs, explore=False).tolist() == [0, 1]

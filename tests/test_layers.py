@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = "a2c_ppo_acktr"
 BOTTOM = {"interfaces", "utils", "flags", "spaces", "normalization", "returns", "distributional"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
-MEMORY = {"storage", "slots", "replay", "priorities"}
+MEMORY = {"storage", "slots", "replay", "sequences", "priorities"}
 LEARNING = BOTTOM | NETWORKS | MEMORY | {"mlp", "fused", "bases", "auxiliary", "model", "q_network", "kfac"}
 STEPPING = {"vec_env", "vec_wrappers", "subproc", "native", "joint", "arena", "navigation"}
 ENVIRONMENTS = STEPPING | {"wrappers", "targets", "env_state", "families", "envs"}
@@ -21,6 +21,8 @@ ALLOWED = {
     "model": BOTTOM | NETWORKS | {"fused", "bases", "auxiliary"},
     "q_network": BOTTOM | NETWORKS | {"mlp"},
     **dict.fromkeys(MEMORY, BOTTOM | MEMORY),
+    "trajectories": BOTTOM,
+    "expert": BOTTOM | {"trajectories"},
     "curvature": BOTTOM | {"distributions"},
     "kfac": BOTTOM | {"curvature"},
     **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS | {"rendering", "video"}),

@@ -14,7 +14,7 @@ from a2c_ppo_acktr.replay import Replay
 from a2c_ppo_acktr.run import Run
 from a2c_ppo_acktr.utils import Interrupted
 from tests.probe_envs import MatchObservation
-from tests.test_dqn import THREE_STATES, a_step
+from tests.q_learning import THREE_STATES, a_step
 from tests.test_loop import assert_same_state, final_state, parse
 
 SMALL = "--num-steps 8 --batch-size 8 --learning-starts 30 --hidden-size 8 8 --eval-interval 100000 --save-dir= "
@@ -55,6 +55,7 @@ def replay_of(folder):
     return checkpoint.load(path)
 
 
+SHORT = "--burn-in 2 --sequence-length 5 --sequence-interval 4 --core-size 6 --update-to-data 0.25"
 EXACT = [
     ("dqn", CARTPOLE, "", 24),
     ("dqn", CARTPOLE, "--num-processes 3 --n-step 3 --prioritized --double --use-linear-lr-decay", 24),
@@ -63,6 +64,8 @@ EXACT = [
     ("qr_dqn", CARTPOLE, "--num-processes 2", 24),
     ("iqn", CARTPOLE, "--num-processes 2 --tau 0.1", 24),
     ("c51", CARTPOLE, "--num-steps 5 --update-to-data 0.3", 40),
+    ("r2d1", CARTPOLE, f"{SHORT} --num-processes 3", 24),
+    ("r2d1", CARTPOLE, f"{SHORT} --core gru --num-processes 1", 24),
     ("rainbow", PONG, "--num-processes 2", 28),
 ]
 

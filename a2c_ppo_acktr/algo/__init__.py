@@ -12,6 +12,7 @@ from a2c_ppo_acktr.algo.dqn import DQN
 from a2c_ppo_acktr.algo.iqn import IQN
 from a2c_ppo_acktr.algo.ppo import PPO
 from a2c_ppo_acktr.algo.qr_dqn import QRDQN
+from a2c_ppo_acktr.algo.r2d1 import R2D1
 from a2c_ppo_acktr.algo.rainbow import Rainbow
 from a2c_ppo_acktr.interfaces import EnvSpaces
 
@@ -24,6 +25,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "qr_dqn": QRDQN,
     "iqn": IQN,
     "rainbow": Rainbow,
+    "r2d1": R2D1,
 }
 
 

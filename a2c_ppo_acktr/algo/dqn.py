@@ -130,7 +130,7 @@ class DQN(Algorithm):
     """See the module's docstring; arguments as in `Algorithm`."""
 
     Config: ClassVar[type] = DQNConfig
-    Network: ClassVar[type] = QNetwork
+    Network: ClassVar[type[QNetwork]] = QNetwork
     run_defaults: ClassVar[dict[str, Any]] = {
         "num_processes": 1,
         "num_steps": 256,
@@ -141,6 +141,8 @@ class DQN(Algorithm):
     config: Any
     num_outputs = 1
     """Numbers by which the network describes the value of an action."""
+    steps_per_sample = 1
+    """Environment steps that are learned from per item of a batch."""
 
     def __init__(self, spaces: EnvSpaces, config: DQNConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
@@ -154,16 +156,8 @@ class DQN(Algorithm):
 
     def make_network(self) -> nn.Module:
         """What learns; the target network is a copy."""
-        config = self.config
-        return self.Network(
-            self.spaces.observation,
-            num_actions(self.spaces),
-            self.num_outputs,
-            hidden_size=config.hidden_size,
-            dueling=config.dueling,
-            noisy=config.noisy,
-            sigma=config.sigma,
-        )
+        settings = {name: getattr(self.config, name) for name in self.Network.settings}
+        return self.Network(self.spaces.observation, num_actions(self.spaces), self.num_outputs, **settings)
 
     def values(self, network: Any, obs: Tree) -> Any:
         """The expected return of every action, an array `[B, A]`."""
@@ -185,20 +179,26 @@ class DQN(Algorithm):
 
     def act(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], explore: bool) -> Decision:
         """Choose the action of the largest value; `explore` adds noise, or random actions."""
-        action = torch.as_tensor(self._perceive(obs, explore).argmax(1))
+        self.policy.set_noise(explore)
+        values, carry = self.perceive(obs, carry, masks)
+        action = torch.as_tensor(values.argmax(1))
         return Decision(self._explore(action) if explore else action, carry, {})
 
-    def _perceive(self, obs: Tree, explore: bool) -> Any:
-        """Values `[N, A]`, by noisy weights where they explore."""
-        if explore:
-            self.policy.draw_noise()
-        else:
-            self.policy.mute()
-        return self.values(self.policy, obs)
+    def perceive(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Any, Tensor]:
+        """Values `[N, A]`, an array, and the next carry."""
+        return self.values(self.policy, obs), carry
+
+    def features(self, obs: Tree, carry: Tensor) -> Tensor:
+        """What the head read, `[N, ...]`, given the next carry."""
+        return self.policy.features(obs)
+
+    def epsilons(self, num_envs: int) -> Any:
+        """The probability of a random action, for all environments or for each, `[N]`."""
+        return self.epsilon
 
     def _explore(self, action: Tensor) -> Tensor:
         """Replace some of the actions `[N]` by random ones."""
-        random = np.random.random_sample(len(action)) < self.epsilon
+        random = np.random.random_sample(len(action)) < self.epsilons(len(action))
         if not random.any():
             return action
         others = np.random.randint(num_actions(self.spaces), size=len(action))
@@ -214,12 +214,14 @@ class DQN(Algorithm):
         override: Callable[[Tensor], Tensor],
     ) -> Decision:
         """See `Algorithm.inspect`; `values` are those of the best actions, `q_values` of all."""
-        values = torch.as_tensor(self._perceive(obs, explore))
+        self.policy.set_noise(explore)
+        values, carry = self.perceive(obs, carry, masks)
+        values = torch.as_tensor(values)
         with torch.no_grad():
-            features = self.policy.features(obs)
+            features = self.features(obs, carry)
         greedy = values.argmax(1)
         action = override(self._explore(greedy) if explore else greedy)
-        epsilon = self.epsilon if explore else 0.0
+        epsilon = torch.as_tensor(self.epsilons(len(action)) if explore else 0.0, device=self.device).reshape(-1, 1)
         probs = functional.one_hot(greedy, values.shape[1]) * (1.0 - epsilon) + epsilon / values.shape[1]
         found = {
             "values": values.max(1).values,
@@ -258,19 +260,20 @@ class DQN(Algorithm):
     def update(self, storage: Any) -> dict[str, Any]:
         """As many gradient steps as the new environment steps are worth."""
         config = self.config
-        if len(storage) >= config.learning_starts or storage.fill == 1.0:
+        if len(storage) > 0 and (storage.observations >= config.learning_starts or storage.fill == 1.0):
             self.unlearned_steps += storage.new_steps
             steps = int(self.unlearned_steps * config.update_to_data)
             self.unlearned_steps -= steps / config.update_to_data if steps else 0
             for _ in range(steps):
                 self.last = self.learn(storage)
-        samples, env_steps = self.gradient_steps * config.batch_size, self.env_steps + storage.new_steps
+        samples = self.gradient_steps * config.batch_size * self.steps_per_sample
+        env_steps = self.env_steps + storage.new_steps
         priorities = {"charts/priority_max": storage.max_priority} if config.prioritized else {}
         return (
             self.last
             | priorities
             | {
-                "charts/epsilon": self.epsilon,
+                "charts/epsilon": np.mean(self.epsilons(storage.slots.num_envs)),
                 "charts/replay_fill": storage.fill,
                 "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
                 "charts/gradient_steps": self.gradient_steps,

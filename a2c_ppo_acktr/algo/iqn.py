@@ -72,7 +72,7 @@ class IQN(DQN):
     """See the module's docstring; arguments as in `Algorithm`."""
 
     Config: ClassVar[type] = IQNConfig
-    Network: ClassVar[type] = ImplicitNetwork
+    Network: ClassVar[type[QNetwork]] = ImplicitNetwork
     defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI | PAPER, "grid": GRID | PAPER}
 
     def __init__(self, spaces: EnvSpaces, config: IQNConfig, device: torch.device) -> None:
