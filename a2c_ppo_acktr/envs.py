@@ -25,6 +25,8 @@ from a2c_ppo_acktr.video import Camera
 ATARI_FRAME_STACK = 4
 COSTLY_FAMILIES = ("atari", "dm_control", "pybullet")
 MANY_COSTLY = 4
+PLAIN = "takes none of --env-kwargs, --time-feature and --hide-observations, and shows no pictures"
+CARTPOLES, MANY_CARTPOLES = ("CartPole-v0", "CartPole-v1"), 6
 
 BACKENDS = {
     "native": "stepped natively",
@@ -37,16 +39,16 @@ BACKENDS = {
 def choose_backend(env_id: str, num_envs: int, plain: bool) -> str:
     """The fastest backend for an environment.
 
-    Native stepping where it matches single environments; worker processes for at least `MANY_COSTLY` environments of a
-    family whose steps take a third of a millisecond or more, where there are cores to share them; else a loop in this
-    process. The loop and the workers give the same numbers.
+    Native stepping where it matches single environments, unless there are so few that they are faster in turn; worker
+    processes for at least `MANY_COSTLY` environments of a family whose steps take a third of a millisecond or more,
+    where there are cores to share them; else a loop in this process. The loop and the workers give the same numbers.
 
     Args:
         env_id: a resolved id.
         num_envs: N.
         plain: no pictures were asked for, nor arguments that only single environments take.
     """
-    if plain and fits_native(env_id):
+    if plain and fits_native(env_id) and not (env_id in CARTPOLES and num_envs < MANY_CARTPOLES):
         return "native"
     costly = any(pattern.match(env_id) for pattern, family, _ in FAMILIES if family in COSTLY_FAMILIES)
     return "subproc" if costly and num_envs >= MANY_COSTLY and (os.cpu_count() or 1) > 1 else "dummy"
@@ -59,12 +61,12 @@ def fits_native(env_id: str) -> bool:
         with contextlib.closing(gym.make(env_id)) as env:
             env.reset(seed=0)
             return AleEnvs.fits(env.unwrapped)
-    return env_id in (NAVIGATION, "CartPole-v0", "CartPole-v1")
+    return env_id in (NAVIGATION, *CARTPOLES)
 
 
 def _make_native(env_id: str, num_envs: int, plain: bool, env_kwargs: dict[str, Any]) -> Envs:
     if not plain or not fits_native(env_id):
-        reason = "there is none for it" if plain else "it takes no flags that change it and shows no pictures"
+        reason = "there is none for it" if plain else f"it {PLAIN}"
         raise UsageError(f"--vec-env native: {env_id} cannot use it: {reason}")
     if env_id == NAVIGATION:
         return _make_navigation(num_envs, env_kwargs)
@@ -92,7 +94,7 @@ def _make_envpool(env_id: str, num_envs: int, plain: bool, clip_actions: bool) -
     except ImportError as error:
         raise UsageError(f"--vec-env envpool needs the envpool extra ({error}): pip install -e '.[envpool]'") from error
     if not plain or not known:
-        reason = "takes no flags that change it and shows no pictures" if known else "does not have it"
+        reason = PLAIN if known else "does not have it"
         raise UsageError(f"--vec-env envpool: {env_id} cannot use it: EnvPool {reason}")
     return EnvPoolEnvs(env_id, num_envs, clip_actions)
 

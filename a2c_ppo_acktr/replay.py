@@ -31,12 +31,12 @@ class Transitions(NamedTuple):
     obs: Tree
     actions: Tensor
     """[B, ...] taken in `obs`."""
-    returns: Tensor
-    """[B] discounted rewards of the window's steps."""
-    discounts: Tensor
+    returns: Any
+    """[B] discounted rewards of the window's steps; an array as of `utils.arrays`, as the next ones."""
+    discounts: Any
     """[B] gamma^m after m steps, 0 where `next_obs` is terminal: what the value of `next_obs` is worth."""
     next_obs: Tree
-    weights: Tensor
+    weights: Any
     """[B] importance weights, at most 1."""
     rows: np.ndarray
     """[B] where the windows begin: `update_priorities` wants them back."""
@@ -83,6 +83,7 @@ class Buffer:
         self.row_bytes = row_bytes(spaces) + extra_bytes
         check_memory(size * num_envs, self.row_bytes)
         self.slots, self.num_steps = Slots(size, num_envs, spaces), num_steps
+        self.on_cpu = torch.device(device).type == "cpu"
         self.device, self.n_step, self.gamma, self.alpha, self.saved = device, n_step, gamma, alpha, saved
         self.valid, self.size = np.zeros(num_items, np.bool_), 0
         self.tree = SumTree(num_items) if alpha > 0.0 else None
@@ -112,10 +113,15 @@ class Buffer:
 
     def _set_valid(self, items: np.ndarray, valid: bool) -> None:
         """Let items be sampled, or not; none may be named twice."""
-        self.size += int((self.valid[items] != valid).sum()) * (1 if valid else -1)
+        before = int(np.count_nonzero(self.valid[items]))
+        self.size += len(items) - before if valid else -before
         self.valid[items] = valid
         if self.tree is not None:
             self.tree.set(items, self.max_priority**self.alpha if valid else 0.0)
+
+    def _give(self, array: np.ndarray) -> Any:
+        """An array as of `utils.arrays`."""
+        return array if self.on_cpu else torch.from_numpy(array).to(self.device)
 
     def _draw(self, num: int, beta: float) -> tuple[np.ndarray, np.ndarray]:
         """Random items `[num]`, and their importance weights, float32.
@@ -132,12 +138,14 @@ class Buffer:
         return items, (weights / weights.max()).astype(np.float32)
 
     def _uniform(self, num: int) -> np.ndarray:
-        """Valid items, by drawing among those of slots in use until all are: most of them."""
+        """Valid items, of draws among those of slots in use: most of them are."""
         limit = -(-self.observations * len(self.valid) // (self.slots.size * self.slots.num_envs))
-        items = np.random.randint(limit, size=num)
-        while not (valid := self.valid[items]).all():
-            items[~valid] = np.random.randint(limit, size=num - int(valid.sum()))
-        return items
+        found = np.empty(0, np.int64)
+        while len(found) < num:
+            items = (np.random.random_sample(num + num // 4 + 4) * limit).astype(np.int64)
+            items = items[self.valid[items]]
+            found = np.concatenate([found, items]) if len(found) else items
+        return found[:num]
 
     def update_priorities(self, items: np.ndarray, priorities: np.ndarray) -> None:
         """Give `items: [B]` new priorities `[B]`, before the exponent; those that were lost meanwhile stay so."""
@@ -258,10 +266,10 @@ class Replay(Buffer):
         return Transitions(
             to_tensor(slots.read(rows), self.device),
             to_tensor(slots.taken(rows), self.device),
-            torch.from_numpy(returns).to(self.device),
-            torch.from_numpy(discounts).to(self.device),
+            self._give(returns),
+            self._give(discounts),
             to_tensor(slots.read(slots.row(slot + lengths, env)), self.device),
-            torch.from_numpy(weights).to(self.device),
+            self._give(weights),
             rows,
         )
 

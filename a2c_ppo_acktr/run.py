@@ -10,9 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, SupportsFloat
 
 from a2c_ppo_acktr import __version__, checkpoint, histograms
 from a2c_ppo_acktr.interfaces import Episode
@@ -51,7 +49,7 @@ class Run:
     ) -> None:
         self.settings, self.algorithm, self.collector, self.normalizer = settings, algorithm, collector, normalizer
         self.update, self.written, self.best = 0, 0, -math.inf
-        self.metrics: Mapping[str, Tensor | float] = {}
+        self.metrics: Mapping[str, SupportsFloat] = {}
         own_folder = checkpoint.run_folder_of(settings["resume"]) if resumed is not None else None
         self.folder = own_folder or checkpoint.new_run_folder(settings)
         episodes_continue = resumed is None or self._restore(resumed)
@@ -110,7 +108,7 @@ class Run:
         self.logger.tracker = Tracker(self.folder, self.settings, description, run_id, self.logger.say)
         return self.logger.tracker
 
-    def after_update(self, episodes: Iterable[Episode], metrics: Mapping[str, Tensor | float]) -> None:
+    def after_update(self, episodes: Iterable[Episode], metrics: Mapping[str, SupportsFloat]) -> None:
         """Count the update, take in its episodes and write what is due."""
         self.update += 1
         self.metrics = metrics

@@ -26,6 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import main as project
 from a2c_ppo_acktr import algo, arguments, envs, families
+from a2c_ppo_acktr.adam import Adam
 from a2c_ppo_acktr.run import Run
 from a2c_ppo_acktr.storage import RolloutStorage
 from a2c_ppo_acktr.utils import keep_freed_memory, seed_everything, set_threads
@@ -54,6 +55,12 @@ class Stopwatch:
 
     def _count(self, *_: Any) -> None:
         self.optimizer_steps += 1
+
+    def count(self, optimizer: Any) -> None:
+        """Count the steps that torch's hooks do not see."""
+        if isinstance(optimizer, Adam) and optimizer.small:
+            step = optimizer.step
+            optimizer.step = lambda: self._count(step())  # type: ignore[assignment]
 
     @property
     def gradient_steps(self) -> float:
@@ -145,6 +152,7 @@ def measure_project(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     """The project, end to end."""
     with build(cell, options) as parts:
         watch = Stopwatch(options.seconds, cell.warmup_steps)
+        watch.count(parts.algorithm.optimizer)
         train(parts, watch.boundary)
         return result(watch, networks(parts.algorithm))
 

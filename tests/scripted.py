@@ -35,7 +35,7 @@ def stacked(trees):
 
 def assert_close(found, expected):
     assert found.shape == expected.shape
-    assert (np.abs(found.numpy() - expected) < 2e-5).all(), (found, expected)
+    assert (np.abs(np.asarray(found) - expected) < 2e-5).all(), (found, expected)
 
 
 class Scripted:

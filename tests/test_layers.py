@@ -7,7 +7,7 @@ PACKAGE = "a2c_ppo_acktr"
 BOTTOM = {"interfaces", "utils", "flags", "spaces", "normalization", "returns", "distributional"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
 MEMORY = {"storage", "slots", "replay", "sequences", "priorities"}
-LEARNING = BOTTOM | NETWORKS | MEMORY | {"mlp", "fused", "bases", "auxiliary", "model", "q_network", "kfac"}
+LEARNING = BOTTOM | NETWORKS | MEMORY | {"mlp", "adam", "fused", "bases", "auxiliary", "model", "q_network", "kfac"}
 STEPPING = {"vec_env", "vec_wrappers", "subproc", "native", "joint", "arena", "navigation"}
 ENVIRONMENTS = STEPPING | {"wrappers", "targets", "env_state", "families", "envs"}
 
@@ -15,6 +15,7 @@ ALLOWED = {
     **dict.fromkeys(BOTTOM, BOTTOM),
     **dict.fromkeys(NETWORKS, BOTTOM),
     "mlp": BOTTOM,
+    "adam": set(),
     "fused": BOTTOM | NETWORKS | {"mlp"},
     "bases": BOTTOM | NETWORKS | {"mlp"},
     "auxiliary": BOTTOM | {"bases"},

@@ -131,9 +131,10 @@ def test_games_that_need_fire_after_a_lost_life_stay_on_the_wrapper_chain():
 
 
 def test_auto_picks_and_what_cannot_be_native_is_refused():
-    assert make_vec_envs("CartPole-v1", 2, seed=0).backend == "native"
-    assert make_vec_envs("CartPole-v1", 2, seed=0, render_mode="rgb_array").backend == "dummy"
-    assert make_vec_envs("CartPole-v1", 2, seed=0, env_kwargs={"sutton_barto_reward": True}).backend == "dummy"
+    assert make_vec_envs("CartPole-v1", 6, seed=0).backend == "native"
+    assert make_vec_envs("CartPole-v1", 5, seed=0).backend == "dummy"
+    assert make_vec_envs("CartPole-v1", 6, seed=0, render_mode="rgb_array").backend == "dummy"
+    assert make_vec_envs("CartPole-v1", 6, seed=0, env_kwargs={"sutton_barto_reward": True}).backend == "dummy"
     assert make_vec_envs("Pendulum-v1", 2, seed=0).backend == "dummy"
     with pytest.raises(UsageError, match="none for it"):
         make_vec_envs("Pendulum-v1", 2, seed=0, vec_env="native")

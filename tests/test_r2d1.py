@@ -70,7 +70,7 @@ def test_after_the_burn_in_replay_gives_the_values_that_were_acted_by(env_id, co
                 resets += int(batch.masks[burn_in + place, row] == 0)
     assert compared > 150
     assert resets > 0
-    assert values.shape == (40, 6 + 2, algorithm.num_actions)
+    assert values.shape == (40, 6 + 2, algorithm.policy.num_actions)
     assert (values[:, 0] - forgetful[:, 0]).abs().max() > 1e-4  # the stored carry matters
 
 
@@ -141,7 +141,7 @@ def test_sequences_are_weighted_and_their_priorities_given_back():
     storage.update_priorities = lambda rows, priorities: given.append((rows, priorities))
     expected = algorithm.loss(batch)
     metrics = algorithm.learn(storage)
-    assert metrics["losses/value_loss"] == pytest.approx(expected.losses[0] / 4, rel=1e-5)
+    assert float(metrics["losses/value_loss"]) == pytest.approx(expected.losses[0] / 4, rel=1e-5)
     np.testing.assert_array_equal(given[0][0], batch.rows)
     np.testing.assert_allclose(given[0][1], expected.priorities, rtol=1e-6)
 
@@ -185,7 +185,7 @@ def test_the_replay_ratio_counts_steps_of_sequences():
     metrics = algorithm.update(storage)
     assert algorithm.gradient_steps == 10
     assert metrics["charts/replay_ratio"] == pytest.approx(10 * 4 * 6 / 100)
-    assert metrics["charts/epsilon"] == pytest.approx(0.9)
+    assert float(metrics["charts/epsilon"]) == pytest.approx(0.9)
     assert isinstance(storage.sample(2), Sequences)
 
 

@@ -3,12 +3,13 @@
 import dataclasses
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat
 
 import torch
 from torch import Tensor, nn
 
+from a2c_ppo_acktr.adam import Adam
 from a2c_ppo_acktr.auxiliary import parse_heads
 from a2c_ppo_acktr.bases import BASES, find_base
 from a2c_ppo_acktr.collect import Collector
@@ -121,7 +122,7 @@ def make_policy(spaces: EnvSpaces, config: ActorCriticConfig) -> Policy:
 def make_optimizer(name: str, flat: nn.Parameter, *, lr: float, eps: float, alpha: float) -> torch.optim.Optimizer:
     """`adam` or `rmsprop` over flat parameters (see `utils.flatten_parameters`)."""
     if name == "adam":
-        return torch.optim.Adam([flat], lr=lr, eps=eps, fused=True)
+        return Adam(flat, lr=lr, eps=eps)
     return torch.optim.RMSprop([flat], lr=lr, eps=eps, alpha=alpha, foreach=False)
 
 
@@ -153,8 +154,8 @@ class Algorithm(ABC):
         self.finished = False
 
     @abstractmethod
-    def update(self, storage: Any) -> dict[str, Tensor | float]:
-        """Learn from what was collected; returns metrics as detached 0-d tensors under their TensorBoard tags."""
+    def update(self, storage: Any) -> Mapping[str, SupportsFloat]:
+        """Learn from what was collected; returns metrics under their TensorBoard tags."""
 
     def prepare(self, storage: RolloutStorage) -> None:
         """Compute what the loss reads beside what was collected: returns and advantages."""

@@ -28,12 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from a2c_ppo_acktr.adam import Adam
 from a2c_ppo_acktr.algo.base import Algorithm
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, Tree
 from a2c_ppo_acktr.q_network import QNetwork, num_actions
 from a2c_ppo_acktr.replay import Replay, Transitions
-from a2c_ppo_acktr.utils import UsageError, arrays, clip_grad_norm, linear_decay
+from a2c_ppo_acktr.utils import Later, UsageError, arrays, clip_grad_norm, linear_decay
 
 
 @dataclass
@@ -149,7 +150,7 @@ class DQN(Algorithm):
         self.policy = self.make_network().to(device)
         self.target = copy.deepcopy(self.policy)
         self.parameters, self.target_parameters = self.policy.flatten(), self.target.flatten()
-        self.optimizer = torch.optim.Adam([self.parameters], lr=config.lr, eps=config.eps, fused=True)
+        self.optimizer = Adam(self.parameters, lr=config.lr, eps=config.eps)
         self.epsilon, self.beta = config.epsilon_start, config.priority_beta
         self.env_steps, self.gradient_steps, self.unlearned_steps = 0, 0, 0.0
         self.last: dict[str, Any] = {}
@@ -178,11 +179,13 @@ class DQN(Algorithm):
         return Losses(losses, slopes, abs(errors), values, backward)
 
     def act(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], explore: bool) -> Decision:
-        """Choose the action of the largest value; `explore` adds noise, or random actions."""
+        """Choose the action of the largest value; `explore` adds noise, or random actions, which need no values."""
+        random = self._random_actions(len(masks), explore)
+        if self.policy.carry_size == 0 and (random >= 0).all():
+            return Decision(torch.as_tensor(random, device=self.device), carry, {})
         self.policy.set_noise(explore)
         values, carry = self.perceive(obs, carry, masks)
-        action = torch.as_tensor(values.argmax(1))
-        return Decision(self._explore(action) if explore else action, carry, {})
+        return Decision(self._mix(torch.as_tensor(values.argmax(1)), random), carry, {})
 
     def perceive(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Any, Tensor]:
         """Values `[N, A]`, an array, and the next carry."""
@@ -196,13 +199,17 @@ class DQN(Algorithm):
         """The probability of a random action, for all environments or for each, `[N]`."""
         return self.epsilon
 
-    def _explore(self, action: Tensor) -> Tensor:
-        """Replace some of the actions `[N]` by random ones."""
-        random = np.random.random_sample(len(action)) < self.epsilons(len(action))
-        if not random.any():
-            return action
-        others = np.random.randint(num_actions(self.spaces), size=len(action))
-        return torch.from_numpy(np.where(random, others, action.cpu().numpy())).to(action.device)
+    def _random_actions(self, num_envs: int, explore: bool) -> np.ndarray:
+        """Actions `[N]` where chance chooses them, else -1."""
+        draws = np.full(num_envs, -1)
+        if explore:
+            (random,) = (np.random.random_sample(num_envs) < self.epsilons(num_envs)).nonzero()
+            draws[random] = np.random.random_sample(len(random)) * self.policy.num_actions
+        return draws
+
+    def _mix(self, greedy: Tensor, random: np.ndarray) -> Tensor:
+        draws = torch.as_tensor(random, device=self.device)
+        return torch.where(draws < 0, greedy, draws)
 
     def inspect(
         self,
@@ -220,7 +227,7 @@ class DQN(Algorithm):
         with torch.no_grad():
             features = self.features(obs, carry)
         greedy = values.argmax(1)
-        action = override(self._explore(greedy) if explore else greedy)
+        action = override(self._mix(greedy, self._random_actions(len(greedy), explore)))
         epsilon = torch.as_tensor(self.epsilons(len(action)) if explore else 0.0, device=self.device).reshape(-1, 1)
         probs = functional.one_hot(greedy, values.shape[1]) * (1.0 - epsilon) + epsilon / values.shape[1]
         found = {
@@ -273,7 +280,7 @@ class DQN(Algorithm):
             self.last
             | priorities
             | {
-                "charts/epsilon": np.mean(self.epsilons(storage.slots.num_envs)),
+                "charts/epsilon": Later(lambda: np.mean(self.epsilons(storage.slots.num_envs))),
                 "charts/replay_fill": storage.fill,
                 "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
                 "charts/gradient_steps": self.gradient_steps,
@@ -302,10 +309,10 @@ class DQN(Algorithm):
         if self.gradient_steps % config.target_update_interval == 0:
             self.target_parameters.data.lerp_(self.parameters.data, config.tau)
         return {
-            "losses/value_loss": (weights * losses).mean(),
-            "losses/td_error": priorities.mean(),
-            "losses/q_mean": values.mean(),
-            "losses/q_max": values.max(),
+            "losses/value_loss": Later(lambda: (weights * losses).mean()),
+            "losses/td_error": Later(priorities.mean),
+            "losses/q_mean": Later(values.mean),
+            "losses/q_max": Later(values.max),
             "losses/grad_norm": grad_norm,
         }
 

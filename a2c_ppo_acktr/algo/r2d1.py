@@ -107,7 +107,6 @@ class R2D1(DQN):
     def __init__(self, spaces: EnvSpaces, config: R2D1Config, device: torch.device) -> None:
         self.steps_per_sample = config.sequence_length
         super().__init__(spaces, config, device)
-        self.num_actions = self.policy.num_actions
 
     def perceive(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Any, Tensor]:
         """See `DQN`."""
@@ -133,7 +132,7 @@ class R2D1(DQN):
 
     def _previous(self, actions: Tensor, rewards: Tensor) -> Tensor:
         """`[..., A + 1]`."""
-        return torch.cat([functional.one_hot(actions, self.num_actions), rewards.unsqueeze(-1)], -1)
+        return torch.cat([functional.one_hot(actions, self.policy.num_actions), rewards.unsqueeze(-1)], -1)
 
     def epsilons(self, num_envs: int) -> np.ndarray:
         """See `DQN`: one per environment."""
