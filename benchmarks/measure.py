@@ -58,7 +58,7 @@ class Stopwatch:
 
     def count(self, optimizer: Any) -> None:
         """Count the steps that torch's hooks do not see."""
-        if isinstance(optimizer, Adam) and optimizer.small:
+        if isinstance(optimizer, Adam):
             step = optimizer.step
             optimizer.step = lambda: self._count(step())  # type: ignore[assignment]
 
