@@ -124,8 +124,8 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, mmap: bool = F
     return contents
 
 
-def find(load_dir: str | Path, env_name: str | None) -> Path:
-    """The checkpoint that a user means by a file, a run folder, or upstream's folder and an environment.
+def find(load_dir: str | Path, env_name: str | None, flag: str = "--load-dir") -> Path:
+    """The checkpoint that a user means, by `flag`, with a file, a run folder, or upstream's folder and an environment.
 
     Raises:
         UsageError: there is none.
@@ -141,15 +141,15 @@ def find(load_dir: str | Path, env_name: str | None) -> Path:
             return path
     held = ", ".join(sorted(path.stem for path in place.glob("*.pt"))) if place.is_dir() else ""
     wanted = f"no checkpoint of {env_name}" if env_name else "--env-name is needed to choose a checkpoint"
-    raise UsageError(f"--load-dir {place}: " + (f"{wanted}; it holds {held}" if held else "no checkpoint there"))
+    raise UsageError(f"{flag} {place}: " + (f"{wanted}; it holds {held}" if held else "no checkpoint there"))
 
 
 def find_resumable(resume: str, wanted: dict[str, str]) -> Path:
     """The checkpoint that `--resume` means; an empty value is --log-dir's run or the newest run of the same name."""
     if resume:
-        return find(resume, wanted["env_name"])
+        return find(resume, wanted["env_name"], "--resume")
     if "log_dir" in wanted:
-        return find(wanted["log_dir"], None)
+        return find(wanted["log_dir"], None, "--resume")
     prefix = run_name(wanted)
     found = sorted(Path("runs").glob(f"{prefix}*/checkpoints/latest.pt"), key=lambda path: path.stat().st_mtime)
     if not found:

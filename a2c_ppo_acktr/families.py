@@ -17,13 +17,12 @@ from gymnasium.envs.registration import parse_env_id
 from gymnasium.wrappers import FlattenObservation, TimeAwareObservation
 
 from a2c_ppo_acktr import navigation
-from a2c_ppo_acktr.spaces import kind_of
+from a2c_ppo_acktr.spaces import has_channels_last, kind_of
 from a2c_ppo_acktr.targets import DeclareAuxiliary
 from a2c_ppo_acktr.utils import UsageError
 from a2c_ppo_acktr.wrappers import (
     HideObservations,
     ImageToChannelsFirst,
-    has_channels_last,
     with_statistics,
     wrap_atari,
 )

@@ -127,6 +127,11 @@ def to_tensor(tree: Tree, device: torch.device | str = "cpu") -> Tree:
     return convert(tree) if isinstance(tree, np.ndarray) else tree_map(convert, tree)
 
 
+def has_channels_last(space: spaces.Space) -> bool:
+    """Whether a space is of images whose channel axis comes last, going by its being the shortest axis."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.shape[2] < min(space.shape[:2])
+
+
 SMALLEST_NATURE_IMAGE = 36
 """Pixels that the convolutions of Mnih et al. 2015 need; smaller pictures are grids."""
 

@@ -96,8 +96,3 @@ def wrap_atari(env: gym.Env) -> gym.Env:
     if "FIRE" in emulator.get_action_meanings():
         env = FireResetEnv(env)
     return ImageToChannelsFirst(ClipRewardEnv(WarpFrame(env)))
-
-
-def has_channels_last(space: spaces.Space) -> bool:
-    """Whether a space is of images whose channel axis comes last, going by its being the shortest axis."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.shape[2] < min(space.shape[:2])
