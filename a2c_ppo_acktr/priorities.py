@@ -52,11 +52,12 @@ class SumTree:
         running = self.levels[-1].ravel().cumsum()
         node = running.searchsorted(np.minimum(mass, np.nextafter(running[-1], 0.0)), side="right")
         before = np.where(node > 0, running[node - 1], 0.0)
+        firsts = np.arange(len(mass)) * WIDTH
         for level in self.levels[-2::-1]:
-            sums = level[node].cumsum(1)
-            mass = np.clip(mass - before, 0.0, np.nextafter(sums[:, -1], 0.0))
+            sums = level.take(node, 0).cumsum(1)
+            mass = np.minimum(np.maximum(mass - before, 0.0), np.nextafter(sums[:, -1], 0.0))
             child = (sums > mass[:, None]).argmax(1)
-            before = np.where(child > 0, sums[np.arange(len(child)), child - 1], 0.0)
+            before = sums.ravel().take(firsts + child - 1) * (child > 0)  # of the first child some other sum, times 0
             node = node * WIDTH + child
         return node
 

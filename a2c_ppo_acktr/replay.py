@@ -3,6 +3,7 @@
 Memory is what `Slots` say; on top come the windows of n steps that are complete, and their priorities.
 """
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Transitions(NamedTuple):
     """[B] where the windows begin: `update_priorities` wants them back."""
 
 
-class Buffer:
+class Buffer(ABC):
     """The latest steps of N environments, and which items of them, windows or sequences, can be sampled.
 
     Args:
@@ -103,9 +104,9 @@ class Buffer:
         """The share of the memory that is in use."""
         return self.slots.filled / self.slots.size
 
+    @abstractmethod
     def insert(self, step: Step) -> None:
         """Append one step of all environments."""
-        raise NotImplementedError
 
     def after_update(self) -> None:
         """Count new steps from here."""
@@ -259,7 +260,7 @@ class Replay(Buffer):
         rows, weights = self._draw(batch_size, beta)
         slots = self.slots
         slot, env = np.divmod(rows, slots.num_envs)
-        window = slots.row(slot[:, None] + np.arange(self.n_step), env[:, None])
+        window = slots.row(slot + np.arange(self.n_step)[:, None], env)
         returns, discounts, lengths = n_step_windows(
             slots.rewards[window], slots.ended[window], slots.terminated[window], self.gamma
         )

@@ -151,22 +151,22 @@ def explained_variance(predictions: Tensor, targets: Tensor) -> Any:
 def n_step_windows(
     rewards: np.ndarray, ended: np.ndarray, terminated: np.ndarray, gamma: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows `[B, n]` of consecutive steps, cut at the first that ended an episode (Sutton 1988; Rainbow, eq. 1).
+    """Windows `[n, ...]` of consecutive steps, cut at the first that ended an episode (Sutton 1988; Rainbow, eq. 1).
 
     Returns:
-        The discounted rewards of the m <= n steps that count, `[B]`; gamma^m, or 0 where the last of them was terminal,
-        `[B]`; and m, `[B]`: the observation after the window is m steps later.
+        The discounted rewards of the m <= n steps that count, `[...]`; gamma^m, or 0 where the last of them was
+        terminal, `[...]`; and m, `[...]`: the observation after the window is m steps later.
     """
     assert rewards.shape == ended.shape == terminated.shape
-    if rewards.shape[1] == 1:
-        return rewards[:, 0], np.float32(gamma) * ~terminated[:, 0], np.ones(len(rewards), np.int64)
-    counts = np.ones(rewards.shape, rewards.dtype)
-    np.logical_not(np.logical_or.accumulate(ended[:, :-1], axis=1), out=counts[:, 1:], casting="unsafe")
-    powers = np.asarray(gamma ** np.arange(rewards.shape[1]), rewards.dtype)
-    lengths = counts.sum(1).astype(np.int64)
-    last = terminated[np.arange(len(rewards)), lengths - 1]
-    discounts = np.where(last, 0.0, gamma**lengths).astype(rewards.dtype)
-    return (rewards * counts) @ powers, discounts, lengths
+    returns, terminal, lengths = rewards[0], terminated[0], np.ones(rewards.shape[1:], np.int64)
+    counts = True
+    for k in range(1, len(rewards)):
+        counts = counts & ~ended[k - 1]
+        returns = returns + np.float32(gamma**k) * (rewards[k] * counts)
+        terminal = terminal | (terminated[k] & counts)
+        lengths += counts
+    powers = np.float32(gamma) ** np.arange(len(rewards) + 1, dtype=np.float32)
+    return returns, powers[lengths] * ~terminal, lengths
 
 
 def rescale_value(x: Array, epsilon: float = 1e-3) -> Array:

@@ -136,10 +136,10 @@ class SequenceReplay(Buffer):
         slot = begins * self.interval + np.arange(self.slots_each)[:, None]
         rows = slots.row(slot, env)
         learned = rows[self.burn_in : self.burn_in + self.length]
-        window = slots.row(slot[self.burn_in :][: self.length, :, None] + np.arange(self.n_step), env[:, None])
-        window = window.reshape(-1, self.n_step)
-        found = n_step_windows(slots.rewards[window], slots.ended[window], slots.terminated[window], self.gamma)
-        returns, discounts, lengths = (each.reshape(learned.shape) for each in found)
+        window = slots.row(slot[self.burn_in :][: self.length] + np.arange(self.n_step)[:, None, None], env)
+        returns, discounts, lengths = n_step_windows(
+            slots.rewards[window], slots.ended[window], slots.terminated[window], self.gamma
+        )
         ends = lengths + np.arange(self.burn_in, self.burn_in + self.length)[:, None]
 
         def unflatten(leaf: Tensor) -> Tensor:

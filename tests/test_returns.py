@@ -192,21 +192,21 @@ def test_windows_of_n_steps_by_hand():
     windows |= {"c--": (1, 0.5, 1), "t--": (1, 0, 1), "ct-": (1, 0.5, 1), "tc-": (1, 0, 1), "-ct": (2, 0.25, 2)}
     letters = np.array([list(ends) for ends in windows])
     rewards = np.tile(np.array([1, 2, 4], np.float32), (len(windows), 1))
-    returns, discounts, lengths = n_step_windows(rewards, letters != "-", letters == "t", 0.5)
+    returns, discounts, lengths = n_step_windows(rewards.T, letters.T != "-", letters.T == "t", 0.5)
     assert list(zip(returns.tolist(), discounts.tolist(), lengths.tolist(), strict=True)) == list(windows.values())
     assert returns.dtype == discounts.dtype == np.float32
 
 
 def test_windows_of_one_step_by_hand():
-    flags = np.array([[True], [True], [False]]), np.array([[True], [False], [False]])
-    returns, discounts, lengths = n_step_windows(np.array([[3], [4], [5]], np.float32), *flags, 0.5)
+    flags = np.array([[True, True, False]]), np.array([[True, False, False]])
+    returns, discounts, lengths = n_step_windows(np.array([[3, 4, 5]], np.float32), *flags, 0.5)
     assert (returns.tolist(), discounts.tolist(), lengths.tolist()) == ([3, 4, 5], [0, 0.5, 0.5], [1, 1, 1])
     assert returns.dtype == discounts.dtype == np.float32
 
 
 def test_windows_of_other_shapes_are_refused():
     with pytest.raises(AssertionError):
-        n_step_windows(np.zeros((4, 3)), np.zeros((4, 1), bool), np.zeros((4, 3), bool), 0.9)
+        n_step_windows(np.zeros((3, 4)), np.zeros((1, 4), bool), np.zeros((3, 4), bool), 0.9)
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor])
