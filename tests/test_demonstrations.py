@@ -180,7 +180,7 @@ def test_fractions_are_no_choices(tmp_path):
         expert.load(tmp_path / "f.npz").check(LINE, COIN)
 
 
-class Picture(gym.Env):
+class RecordedPicture(gym.Env):
     """Images with their channels last, and two choices counted from 5."""
 
     observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
@@ -191,17 +191,17 @@ class Picture(gym.Env):
 def test_minari_data_sets_are_read_channels_first_counted_from_zero_and_ended_where_they_stop(monkeypatch, tmp_path):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     minari = importlib.import_module("minari")
-    gym.register("Picture-v0", entry_point="tests.test_demonstrations:Picture")
+    gym.register("RecordedPicture-v0", entry_point="tests.test_demonstrations:RecordedPicture")
     ends, pictures = [False] * 3, np.stack([np.full((8, 8, 3), t, np.uint8) for t in range(4)])
     episode = minari.data_collector.EpisodeBuffer(0, 0, None, pictures, np.array([5, 6, 5]), [1.0] * 3, ends, ends)
     who = {"algorithm_name": "hand", "author": "hand", "author_email": "hand", "code_permalink": "hand"}
-    minari.create_dataset_from_buffers("clock/expert-v0", [episode], env=gym.make("Picture-v0"), **who)
+    minari.create_dataset_from_buffers("clock/expert-v0", [episode], env=gym.make("RecordedPicture-v0"), **who)
     demos = expert.load("minari:clock/expert-v0").check(spaces.Box(0, 255, (3, 8, 8), np.uint8), COIN)
     assert demos.obs[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert demos.next_obs[:, 0, 0, 0].tolist() == [1, 2, 3]
     assert demos.actions.tolist() == [0, 1, 0]
     assert demos.truncated.tolist() == [False, False, True]
-    assert demos.meta["env_name"] == "Picture-v0"
+    assert demos.meta["env_name"] == "RecordedPicture-v0"
     assert "minari download other-v0" in defect("minari:other-v0")
 
 
