@@ -208,6 +208,19 @@ _ROWS = [
     ),
     *(
         Row(
+            f"{algo}-cartpole-hidden",
+            f"--algo {algo} --env-name CartPole-v1 --hide-observations 1 3",
+            steps=100_000,
+            seeds=(1, 2, 3),
+            published="none; R2D1 and DQN beside each other",
+            reference=None,
+            source="velocities hidden",
+            metric="best",
+        )
+        for algo in ("r2d1", "dqn")
+    ),
+    *(
+        Row(
             f"{algo}-minatar-breakout",
             f"--algo {algo} --env-name MinAtar/Breakout-v1",
             steps=500_000,

@@ -37,15 +37,15 @@ class R2D1Config(DQNConfig):
     """Flags of R2D1; the defaults here are for vector observations."""
 
     lr: float = flag(1e-3, "learning rate of Adam", low=0)
-    core: str = flag("lstm", "recurrent core", choices=tuple(CORES))
+    core: str = flag("gru", "recurrent core; the gru is three times as fast on CPUs", choices=tuple(CORES))
     core_size: int = flag(64, "size of its state", low=1)
     hidden_size: list[int] = flag([64, 64], "widths of the layers before the core and, last, of the head", low=1)
     burn_in: int = flag(10, "steps of a sequence that only warm up the state", low=0)
     sequence_length: int = flag(20, "steps of a sequence that are learned from", low=1)
     sequence_interval: int = flag(10, "steps between the beginnings of sequences", low=1)
     batch_size: int = flag(32, "sequences per gradient step", low=1)
-    update_to_data: float = flag(0.05, "gradient steps per environment step", low=0)
-    target_update_interval: int = flag(100, "gradient steps between copies to the target network", low=1)
+    update_to_data: float = flag(0.1, "gradient steps per environment step", low=0)
+    target_update_interval: int = flag(200, "gradient steps between copies to the target network", low=1)
     n_step: int = flag(3, "steps before the value of the next observation is used", low=1)
     double: bool = flag(True, "choose the next action by the network that learns")
     dueling: bool = flag(True, "one head for the value and one for advantages")
@@ -89,6 +89,7 @@ class R2D1(DQN):
             "lr": 1e-4,
             "eps": 1e-3,
             "gamma": 0.997,
+            "core": "lstm",
             "core_size": 512,
             "hidden_size": [512, 512],
             "burn_in": 40,
