@@ -143,7 +143,7 @@ class Run:
         }
         self.write_line()
         self.logger.say(f" Evaluation using {len(returns)} episodes: mean reward {mean:.5f}")
-        if mean > self.best:
+        if mean >= self.best:  # where a task has a highest return, the latest that reaches it has learned the longest
             self._save_best(mean)
 
     def write_line(self) -> None:
