@@ -109,6 +109,15 @@ def test_evaluation_during_training_keeps_the_best(trained):
     assert best["best"] == checkpoint.load("evaluated/checkpoints/latest.pt")["best"] > 0
 
 
+def test_of_equally_good_evaluations_the_latest_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    returns = iter([3.0, 7.0, 5.0, 7.0, 6.0])
+    monkeypatch.setattr(main, "evaluate_now", lambda *_: (np.full(2, next(returns)), np.ones(2)))
+    assert main.main("--env-name CartPole-v1 --num-env-steps 400 --eval-interval 1 --log-dir run".split()) == 0
+    best = checkpoint.load("run/checkpoints/best.pt")
+    assert (best["update"], best["best"]) == (4, 7.0)
+
+
 def test_enjoy_writes_a_film_and_prints_every_return(trained, capsys):
     capsys.readouterr()
     line = "--load-dir trained_models/a2c --env-name CartPole-v1 --num-episodes 2 --video films/cart.mp4"
