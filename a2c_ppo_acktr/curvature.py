@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.distributions import DiagGaussianHead
+from a2c_ppo_acktr.encoders import WholeMap
 from a2c_ppo_acktr.utils import UsageError, arrays
 
 CHUNK = 2**22
@@ -192,7 +193,7 @@ def find_layers(model: nn.Module, fast_cnn: bool = False) -> list[Layer]:
     for name, module in model.named_modules():
         if type(module) is nn.Linear:
             layers.append(LinearLayer(name, module))
-        elif type(module) is nn.Conv2d:
+        elif type(module) in (nn.Conv2d, WholeMap):
             layers.append(ConvLayer(name, module, fast_cnn))
         elif type(module) is DiagGaussianHead:
             layers.append(LogStdLayer(name, module))

@@ -8,7 +8,10 @@ BOTTOM = {"interfaces", "utils", "flags", "spaces", "normalization", "returns", 
 NETWORKS = {"encoders", "recurrent", "distributions"}
 MEMORY = {"storage", "slots", "replay", "sequences", "priorities"}
 LEARNING = (
-    BOTTOM | NETWORKS | MEMORY | {"mlp", "adam", "expert", "fused", "bases", "auxiliary", "model", "q_network", "kfac"}
+    BOTTOM
+    | NETWORKS
+    | MEMORY
+    | {"mlp", "adam", "expert", "discriminator", "fused", "bases", "auxiliary", "model", "q_network", "kfac"}
 )
 STEPPING = {"vec_env", "vec_wrappers", "subproc", "native", "joint", "arena", "navigation"}
 ENVIRONMENTS = STEPPING | {"wrappers", "targets", "env_state", "families", "envs"}
@@ -26,7 +29,8 @@ ALLOWED = {
     **dict.fromkeys(MEMORY, BOTTOM | MEMORY),
     "trajectories": BOTTOM,
     "expert": BOTTOM | {"trajectories"},
-    "curvature": BOTTOM | {"distributions"},
+    "discriminator": BOTTOM | {"encoders"},
+    "curvature": BOTTOM | {"distributions", "encoders"},
     "kfac": BOTTOM | {"curvature"},
     **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS | {"rendering", "video"}),
     "rendering": set(),
@@ -40,7 +44,7 @@ ALLOWED = {
     "launcher": {"utils"},
     "waiter": set(),
     "presets": set(),
-    "arguments": {"algo", "presets", "checkpoint", "families", "utils", "flags"},
+    "arguments": {"algo", "expert", "presets", "checkpoint", "families", "utils", "flags"},
     "histograms": set(),
     "tracking": {"histograms"},
     "run": {"", "checkpoint", "logger", "utils", "interfaces", "histograms", "tracking"},

@@ -7,6 +7,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from a2c_ppo_acktr import encoders
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, make_policy
 from a2c_ppo_acktr.encoders import FlatEncoder, ImageEncoder, make_encoder
 from a2c_ppo_acktr.interfaces import EnvSpaces
@@ -154,3 +155,19 @@ def test_flattened_kernels_lie_channels_last_and_keep_their_values():
         if parameter.dim() == 4:
             assert parameter.is_contiguous(memory_format=torch.channels_last)
             assert parameter.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_whole_map_layer_is_the_same_either_way(monkeypatch):
+    torch.manual_seed(0)
+    layer = encoders.WholeMap(3, 7, (4, 5))
+    maps = torch.randn(6, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    found = []
+    for convolve in (True, False):
+        monkeypatch.setattr(encoders, "CONVOLVE_WHOLE_MAPS", convolve)
+        layer.zero_grad()
+        output = layer(maps)
+        output.square().sum().backward()
+        found.append((output.detach(), layer.weight.grad.clone(), layer.bias.grad.clone()))
+    for convolved, multiplied in zip(*found, strict=True):
+        assert convolved.shape == multiplied.shape
+        assert torch.allclose(convolved, multiplied, rtol=1e-5, atol=1e-5)
