@@ -31,6 +31,7 @@ EVAL_ENVS = 8
 def train(args: arguments.RunConfig) -> None:
     """Train as `args` say; `Interrupted` where a signal ended it early."""
     resumed = checkpoint.load(args.resume) if args.resume is not None else None
+    demonstrations = args.imitation.load(args.env_name, args.seed) if args.imitation is not None else None
     seed_everything(args.seed, args.cuda_deterministic)
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
@@ -38,7 +39,10 @@ def train(args: arguments.RunConfig) -> None:
         envs = make_envs(args, args.num_processes, args.seed, training=True)
         stack.callback(envs.close)
         set_threads(args.torch_threads or (os.cpu_count() if is_image(envs.observation_space) else 1) or 1)
-        algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda))
+        gail = args.gail_config if args.gail else None
+        algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda), gail)
+        if demonstrations is not None:
+            algorithm.study(demonstrations.check(envs.observation_space, envs.action_space), envs.normalizer)
         clone(args, algorithm, envs, resumed)
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
         collector = algorithm.make_collector(envs, storage)

@@ -11,6 +11,8 @@ from typing import Any
 
 from a2c_ppo_acktr import checkpoint
 from a2c_ppo_acktr.algo import ALGORITHMS
+from a2c_ppo_acktr.algo.gail import GAILConfig
+from a2c_ppo_acktr.expert import ImitationConfig
 from a2c_ppo_acktr.families import kind_of_observations
 from a2c_ppo_acktr.flags import Parser, add_flags, flag
 from a2c_ppo_acktr.presets import PRESETS
@@ -86,13 +88,18 @@ class RunConfig:
     cuda_deterministic: bool = flag(False, "forbid nondeterministic kernels")
     torch_threads: int | None = flag(None, "CPU threads (default: 1 for vectors, all cores for images)", low=1)
 
-    gail: bool = flag(False, "imitation learning around the learner")
-    gail_experts_dir: str = flag("./gail_experts", "folder of demonstrations")
-    gail_batch_size: int = flag(128, "batch of the discriminator", low=1)
-    gail_epoch: int = flag(5, "epochs of the discriminator per update", low=1)
+    gail: bool = flag(False, "imitate demonstrations: a discriminator's reward in place of the environment's")
 
     config: Any = None
     """The algorithm's own Config."""
+    gail_config: Any = None
+    """A `GAILConfig`, with or without --gail."""
+
+    @property
+    def imitation(self) -> ImitationConfig | None:
+        """What says which demonstrations to learn from, if any."""
+        config = self.gail_config if self.gail else self.config
+        return config if isinstance(config, ImitationConfig) else None
 
 
 def parse(argv: Sequence[str] | None = None) -> RunConfig:
@@ -126,7 +133,8 @@ def parse(argv: Sequence[str] | None = None) -> RunConfig:
     defaults = algorithm.run_defaults | _defaults_by_kind(algorithm, stored | given)
     run_values = defaults | stored | given | {"algo": name, "resume": getattr(first, "resume", None)}
     config = _fill(algorithm.Config, defaults | stored.get("config", {}) | given)
-    args = _fill(RunConfig, {**run_values, "config": config})
+    gail_config = _fill(GAILConfig, (stored.get("gail_config") or {}) | given)
+    args = _fill(RunConfig, {**run_values, "config": config, "gail_config": gail_config})
     _check(args, explicit)
     return args
 
@@ -139,7 +147,8 @@ def to_plain(args: RunConfig) -> dict[str, Any]:
 def from_plain(settings: dict[str, Any]) -> RunConfig:
     """Inverse of `to_plain`; settings that this version does not know are dropped."""
     config = _fill(ALGORITHMS[settings["algo"]].Config, settings["config"])
-    return _fill(RunConfig, {**settings, "config": config})
+    gail_config = _fill(GAILConfig, settings.get("gail_config") or {})
+    return _fill(RunConfig, {**settings, "config": config, "gail_config": gail_config})
 
 
 def read_flags(algorithm: str, argv: Sequence[str]) -> dict[str, Any]:
@@ -168,6 +177,7 @@ def make_parser(algorithm: str) -> Parser:
     add_flags(parser.add_argument_group("run"), RunConfig, ALGORITHMS[algorithm].run_defaults)
     add_flags(parser.add_argument_group(algorithm), config, {})
     if algorithm in ACTOR_CRITICS:
+        add_flags(parser.add_argument_group("imitation with --gail"), GAILConfig, {})
         ppo = ALGORITHMS["ppo"].Config
         missing = set(UPSTREAM_PPO_FLAGS) - {field.name for field in dataclasses.fields(config)}
         group = parser.add_argument_group("accepted for upstream's command lines, without effect")
@@ -192,6 +202,7 @@ def _first_pass(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--log-dir")
     parser.add_argument("--exp-name")
     parser.add_argument("--preset")
+    parser.add_argument("--gail", action="store_true", default=argparse.SUPPRESS)
     parser.add_argument("--resume", "--cont", nargs="?", const="")
     return parser.parse_known_args(argv)[0]
 
@@ -231,8 +242,10 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
         part = getattr(args, name)
         if part is not None and (not part or Path(part).is_absolute() or ".." in Path(part).parts):
             raise UsageError(f"--{name.replace('_', '-')} {part}: expected a name below --save-dir")
+    if args.gail and args.algo not in ACTOR_CRITICS:
+        raise UsageError(f"--gail: goes around {', '.join(ACTOR_CRITICS)}, not {args.algo}")
     if args.gail:
-        raise UsageError("--gail: imitation learning is not part of this version")
+        args.gail_config.check(args.config.gamma)
     if args.normalize_env and ALGORITHMS[args.algo].reads_rewards:
         raise UsageError(f"--normalize-env: {args.algo} reads rewards, which an evaluation does not normalize")
     if args.track and importlib.util.find_spec("wandb") is None:
@@ -251,7 +264,11 @@ def _without_effect(args: RunConfig) -> dict[str, str]:
     reasons = dict.fromkeys(UPSTREAM_PPO_FLAGS, f"has no effect on {args.algo}") if args.algo in ACTOR_CRITICS else {}
     for field in dataclasses.fields(args.config):
         reasons.pop(field.name, None)
-    reasons |= dict.fromkeys(("gail_experts_dir", "gail_batch_size", "gail_epoch"), "has no effect without --gail")
+    if args.algo in ACTOR_CRITICS:
+        names = [field.name for field in dataclasses.fields(GAILConfig)]
+        reasons |= (
+            args.gail_config.without_effect() if args.gail else dict.fromkeys(names, "has no effect without --gail")
+        )
     if args.clone_parameter_experiment is None:
         reasons["clone_args"] = "has no effect without --clone-parameter-experiment"
     if not args.track:

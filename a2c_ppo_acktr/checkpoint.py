@@ -30,6 +30,11 @@ def file_name(env_name: str) -> str:
     return env_name.replace("/", "-").replace(":", "-")
 
 
+def learner_name(settings: Mapping[str, Any]) -> str:
+    """The algorithm, as part of a path; imitation around it has names of its own."""
+    return f"gail-{settings['algo']}" if settings.get("gail") else settings["algo"]
+
+
 def upstream_path(save_dir: str | Path, algo: str, env_name: str) -> Path:
     """Where upstream's `enjoy.py` looks."""
     return Path(save_dir) / algo / f"{file_name(env_name)}.pt"
@@ -37,7 +42,7 @@ def upstream_path(save_dir: str | Path, algo: str, env_name: str) -> Path:
 
 def run_name(settings: Mapping[str, Any]) -> str:
     """How the names of the folders of such runs begin; the time follows."""
-    names = (settings.get("exp_name"), settings["env_name"], settings["algo"], str(settings["seed"]))
+    names = (settings.get("exp_name"), settings["env_name"], learner_name(settings), str(settings["seed"]))
     return "".join(f"{file_name(name)}__" for name in names if name)
 
 

@@ -186,10 +186,12 @@ def make_vec_envs(
         envs = make(num_envs)
     envs.seed(seed)
     try:
-        return _wrap(envs, resolved, gamma, normalize, frame_stack, training, aux_wrapper_kwargs, auxiliary_truth_sizes)
+        envs = _wrap(envs, resolved, gamma, normalize, frame_stack, training, aux_wrapper_kwargs, auxiliary_truth_sizes)
     except UsageError:
         envs.close()
         raise
+    envs.clip_actions = clip_actions
+    return envs
 
 
 def _wrap(

@@ -9,9 +9,28 @@ from typing import Any, NoReturn
 import numpy as np
 from gymnasium import spaces
 
+from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.spaces import concatenate, index, leaf_shape
 from a2c_ppo_acktr.trajectories import PER_STEP, Trajectory, checked, fail, read
+
+
+@dataclasses.dataclass
+class ImitationConfig:
+    """Flags of everything that learns from demonstrations."""
+
+    demonstrations: str | None = flag(
+        None,
+        "FILE.npz, upstream's FILE.pt or minari:<dataset-id> (default: the environment's in --gail-experts-dir)",
+    )
+    gail_experts_dir: str = flag("./gail_experts", "folder of demonstrations")
+    num_trajectories: int | None = flag(None, "episodes to learn from, drawn by --seed (default: all)", low=1)
+    subsample: int = flag(1, "keep one in so many steps of each episode", low=1)
+
+    def load(self, env_name: str, seed: int) -> "Demonstrations":
+        """What the flags name; `UsageError` where it is missing or damaged."""
+        source = self.demonstrations or find(self.gail_experts_dir, env_name)
+        return load(source, self.num_trajectories, self.subsample, np.random.default_rng(seed))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +58,8 @@ class Demonstrations:
     """[E] steps of the whole episodes, however few of them are here."""
     returns: np.ndarray
     """[E] raw returns of the whole episodes."""
+    deaths: np.ndarray
+    """[E] how many steps of the whole episodes were terminated."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -209,5 +230,6 @@ def _join(source: str | Path, trajectories: Sequence[Trajectory], meta: dict[str
         has_next=has_next,
         lengths=lengths,
         returns=np.array([t.episode_return for t in trajectories]),
+        deaths=np.array([np.count_nonzero(t.terminated) for t in trajectories]),
         **arrays,
     )

@@ -29,6 +29,8 @@ class EnvSpaces(NamedTuple):
     """Further arrays that come with each observation: `ACTION_MASK`, `AUXILIARY`, or an environment's own."""
     frame_stack: int = 1
     """Images that an observation stacks on its channel axis, oldest first."""
+    clip_actions: bool = True
+    """Whether continuous actions are kept within their bounds before the environments see them."""
 
 
 class EndedArrays(NamedTuple):

@@ -38,6 +38,8 @@ class Envs(VecEnv):
     """How the environments are stepped: native, dummy or subproc."""
     frame_stack = 1
     """Images that an observation stacks."""
+    clip_actions = True
+    """Whether continuous actions are kept within their bounds."""
     state_kind = "one by one"
     """States of one kind fit all backends of that kind; one by one, they are a list of single environments' states."""
 
@@ -54,7 +56,8 @@ class Envs(VecEnv):
     @property
     def spaces(self) -> EnvSpaces:
         """What an algorithm needs to know."""
-        return EnvSpaces(self.observation_space, self.action_space, self.signal_spaces, self.frame_stack)
+        parts = self.observation_space, self.action_space, self.signal_spaces, self.frame_stack, self.clip_actions
+        return EnvSpaces(*parts)
 
     @abstractmethod
     def step_arrays(self, actions: np.ndarray) -> StepArrays:

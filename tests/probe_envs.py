@@ -112,6 +112,24 @@ class MatchChoices(MatchObservation):
         return 0.5 * float((action[0] == 2) == wanted) + 0.5 * float((action[1] == 2) == wanted)
 
 
+class Corridor(ProbeEnv):
+    """Four steps to the left, reward -1 each, or to the right, +1; the place is what is seen."""
+
+    horizon = 4
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.place = 0.0
+        return super().reset(seed=seed)
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.place / 4], np.float32)
+
+    def reward(self, action: Any) -> float:
+        step = 1.0 if action == 1 else -1.0
+        self.place += step
+        return step
+
+
 class EndlessReward(ProbeEnv):
     """Reward 1 for ever, cut by a time limit: V is 1 / (1 - gamma) with proper time limits, less without."""
 

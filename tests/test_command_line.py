@@ -64,7 +64,8 @@ BAD = [
     ("--env-name CartPole-v1 --preset nothing", "classic"),
     ("--env-name CartPole-v1 --returns td", "1-step, n-step, gae, v-trace"),
     ("--env-name CartPole-v1 --use-gae --returns n-step", "--returns n-step"),
-    ("--env-name CartPole-v1 --gail", "--gail"),
+    ("--env-name CartPole-v1 --gail", "trajs_cartpole.npz"),
+    ("--env-name CartPole-v1 --algo dqn --gail", "a2c, ppo, acktr"),
     ("--resume nowhere", "nowhere"),
     ("--env-name CartPole-v1 --resume", "runs/CartPole-v1__a2c__1__"),
 ]
@@ -158,9 +159,6 @@ def test_help_shows_the_flags_of_the_algorithm_and_their_defaults(algorithm, cap
 UPSTREAM_DEFAULTS = {
     "algo": "a2c",
     "gail": False,
-    "gail_experts_dir": "./gail_experts",
-    "gail_batch_size": 128,
-    "gail_epoch": 5,
     "seed": 1,
     "cuda_deterministic": False,
     "num_processes": 16,
@@ -170,6 +168,7 @@ UPSTREAM_DEFAULTS = {
     "save_dir": "./trained_models/",
     "eval_interval": None,
 }
+UPSTREAM_GAIL = {"gail_experts_dir": "./gail_experts", "gail_batch_size": 128, "gail_epoch": 5}
 UPSTREAM_CONFIG = {
     "lr": 7e-4,
     "eps": 1e-5,
@@ -189,6 +188,7 @@ UPSTREAM_CONFIG = {
 def test_upstream_defaults_are_kept():
     args = parse("")
     assert {name: getattr(args, name) for name in UPSTREAM_DEFAULTS} == UPSTREAM_DEFAULTS
+    assert {name: getattr(args.gail_config, name) for name in UPSTREAM_GAIL} == UPSTREAM_GAIL
     for algorithm in ACTOR_CRITICS:
         config = parse(f"--algo {algorithm}").config
         # upstream's ACKTR takes its optimizer's own rate and bounds no gradient

@@ -9,6 +9,7 @@ from a2c_ppo_acktr.algo.acktr import ACKTR
 from a2c_ppo_acktr.algo.base import Algorithm
 from a2c_ppo_acktr.algo.c51 import C51
 from a2c_ppo_acktr.algo.dqn import DQN
+from a2c_ppo_acktr.algo.gail import GAIL, GAILConfig
 from a2c_ppo_acktr.algo.iqn import IQN
 from a2c_ppo_acktr.algo.ppo import PPO
 from a2c_ppo_acktr.algo.qr_dqn import QRDQN
@@ -29,6 +30,9 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 }
 
 
-def make(name: str, config: Any, spaces: EnvSpaces, device: torch.device | str = "cpu") -> Algorithm:
-    """Build algorithm `name` from an instance of its own `Config`."""
-    return ALGORITHMS[name](spaces, config, torch.device(device))
+def make(
+    name: str, config: Any, spaces: EnvSpaces, device: torch.device | str = "cpu", gail: GAILConfig | None = None
+) -> Algorithm:
+    """Build algorithm `name` from an instance of its own `Config`, with `gail` as the learner within `GAIL`."""
+    algorithm = ALGORITHMS[name](spaces, config, torch.device(device))
+    return algorithm if gail is None else GAIL(algorithm, gail)

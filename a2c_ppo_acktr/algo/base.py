@@ -13,9 +13,11 @@ from a2c_ppo_acktr.adam import Adam
 from a2c_ppo_acktr.auxiliary import parse_heads
 from a2c_ppo_acktr.bases import BASES, find_base
 from a2c_ppo_acktr.collect import Collector
+from a2c_ppo_acktr.expert import Demonstrations
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import AUXILIARY, Decision, EnvSpaces, Step, Tree
 from a2c_ppo_acktr.model import Policy
+from a2c_ppo_acktr.normalization import Normalizer
 from a2c_ppo_acktr.returns import RETURNS
 from a2c_ppo_acktr.storage import RolloutStorage
 from a2c_ppo_acktr.utils import UsageError, linear_decay
@@ -25,7 +27,24 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass
-class ActorCriticConfig:
+class PolicyConfig:
+    """Flags of every learner with a `Policy`; what is no flag here is one where a learner has a use for it."""
+
+    nn_base: str | None = flag(
+        None,
+        f"network: {', '.join(BASES)}, or module:Class of your own (default: CNNBase for images, MLPBase otherwise)",
+    )
+    nn_base_kwargs: dict[str, Any] = flag(
+        {}, "settings of the network, such as num_layers=3 'auxiliary_heads=[(-1,-1,0,2)]' (see bases.py, auxiliary.py)"
+    )
+    bfloat16: bool = flag(False, "compute the convolutions of images in bfloat16: faster, with 3 digits instead of 7")
+    recurrent_policy: bool = False
+    use_new_aux: bool = False
+    remove_actor_grads_on_shared: bool = False
+
+
+@dataclasses.dataclass
+class ActorCriticConfig(PolicyConfig):
     """Flags of every actor-critic learner; names and defaults are upstream's."""
 
     lr: float = flag(7e-4, "learning rate", low=0)
@@ -47,17 +66,9 @@ class ActorCriticConfig:
     )
     use_linear_lr_decay: bool = flag(False, "decay the learning rate to 0 over --num-env-steps")
     recurrent_policy: bool = flag(False, "give the policy a GRU")
-    nn_base: str | None = flag(
-        None,
-        f"network: {', '.join(BASES)}, or module:Class of your own (default: CNNBase for images, MLPBase otherwise)",
-    )
-    nn_base_kwargs: dict[str, Any] = flag(
-        {}, "settings of the network, such as num_layers=3 'auxiliary_heads=[(-1,-1,0,2)]' (see bases.py, auxiliary.py)"
-    )
     auxiliary_loss_coef: float = flag(0.3, "weight of the auxiliary heads' loss", low=0)
     use_new_aux: bool = flag(False, "auxiliary targets without a name describe the observation after the action")
     remove_actor_grads_on_shared: bool = flag(False, "shared layers learn nothing from the actor")
-    bfloat16: bool = flag(False, "compute the convolutions of images in bfloat16: faster, with 3 digits instead of 7")
 
     def check(self, num_steps: int, num_processes: int) -> None:
         """Raise `UsageError` where the settings cannot work together with the size of a rollout."""
@@ -90,7 +101,7 @@ class ActorCriticConfig:
         return reasons
 
 
-def make_policy(spaces: EnvSpaces, config: ActorCriticConfig) -> Policy:
+def make_policy(spaces: EnvSpaces, config: PolicyConfig) -> Policy:
     """The policy that the flags describe.
 
     Raises:
@@ -152,6 +163,15 @@ class Algorithm(ABC):
     def __init__(self, spaces: EnvSpaces, config: Any, device: torch.device) -> None:
         self.spaces, self.config, self.device = spaces, config, device
         self.finished = False
+
+    def study(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
+        """Take in what to imitate, before learning; for those whose flags are an `ImitationConfig`.
+
+        Args:
+            demonstrations: fit the spaces, with observations before normalization.
+            normalizer: of the run's observations, or None.
+        """
+        raise TypeError(f"{type(self).__name__} learns from rewards alone")
 
     @abstractmethod
     def update(self, storage: Any) -> Mapping[str, SupportsFloat]:

@@ -1,0 +1,260 @@
+"""Generative adversarial imitation learning (Ho & Ermon 2016) around an actor-critic learner.
+
+    discriminator  min over D of E_expert[-log sigmoid D] + E_policy[-log(1 - sigmoid D)] + penalty E[(|dD/dx| - 1)^2]
+    reward         r(D) / std of the running discounted sum of r
+                   logit     D = log s - log(1 - s), s = sigmoid(D), of either sign (AIRL, Fu et al. 2018)
+                   positive  -log(1 - s), as in the paper: every step more is worth something
+                   negative  log s: every step more costs something
+
+The rewards take the place of the environment's in the rollout, and the learner updates itself as ever. All three are
+computed from D itself, so that none is infinite where the sigmoid is 1 or 0.
+
+With `--gail-absorbing` an episode that ended in a terminal state goes on for ever in one absorbing state that the
+discriminator knows, and r(absorbing) gamma / (1 - gamma) is added to its last reward: neither living long nor dying
+early is worth anything by itself (Kostrikov et al. 2019). A time limit is no terminal state.
+
+Deviations from the paper:
+1. The gradient penalty of Gulrajani et al. 2017, weight 10, and the reward `logit`, both upstream's.
+2. 100 epochs of the discriminator in each of the first 10 updates, `--gail-epoch` in later ones; the statistics that
+   normalize observations are frozen after those 10, since the discriminator's inputs would move with them (upstream).
+3. An epoch is as many steps as the smaller of rollout and demonstrations has, drawn anew from each, in equal batches of
+   `--gail-batch-size` at most; upstream leaves out what does not fill a batch.
+4. The learner is any actor-critic, in place of TRPO.
+
+Metrics are means over the batches of the discriminator's update:
+    gail/discriminator_loss, gail/gradient_penalty   what it minimizes, without the penalty's weight
+    gail/expert_logit, gail/policy_logit             D
+    gail/accuracy           share of steps, half of them the expert's, that D tells apart
+    gail/imitation_reward   mean r(D) of the rollout, before scaling and without absorbing states
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+from a2c_ppo_acktr.adam import Adam
+from a2c_ppo_acktr.algo.base import Algorithm
+from a2c_ppo_acktr.discriminator import INPUTS, Discriminator, Samples, StepEncoder
+from a2c_ppo_acktr.expert import Demonstrations, ImitationConfig
+from a2c_ppo_acktr.flags import flag
+from a2c_ppo_acktr.interfaces import Decision, Step
+from a2c_ppo_acktr.normalization import Normalizer, RunningMeanStd
+from a2c_ppo_acktr.spaces import assign, flatten_lead, index, to_tensor, tree_map
+from a2c_ppo_acktr.storage import RolloutStorage
+from a2c_ppo_acktr.utils import UsageError
+
+if TYPE_CHECKING:
+    from a2c_ppo_acktr.collect import Collector
+    from a2c_ppo_acktr.envs import Envs
+
+WARM_UP_EPOCHS = 100
+ABSORBING_STEPS = 10
+"""How often the discriminator sees the absorbing state for each episode that came to it."""
+REWARDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logit": lambda logits: logits,
+    "positive": softplus,
+    "negative": logsigmoid,
+}
+
+
+@dataclass
+class GAILConfig(ImitationConfig):
+    """Flags of GAIL; defaults are upstream's."""
+
+    num_trajectories: int | None = flag(4, "demonstrated episodes to learn from, drawn by --seed", low=1)
+    subsample: int = flag(20, "keep one in so many steps of each demonstrated episode", low=1)
+    gail_batch_size: int = flag(128, "the discriminator's batch of the expert's steps, and of the policy's", low=1)
+    gail_epoch: int = flag(5, "epochs of the discriminator per update", low=1)
+    gail_warm_up: int = flag(
+        10, f"updates with {WARM_UP_EPOCHS} epochs, after which observation statistics are frozen", low=0
+    )
+    gail_lr: float = flag(1e-3, "learning rate of the discriminator", low=0)
+    gail_penalty: float = flag(10.0, "weight of the gradient penalty", low=0)
+    gail_hidden_size: int = flag(100, "width of the discriminator's layers", low=1)
+    gail_input: str = flag("state-action", "what the discriminator is shown of a step", choices=INPUTS)
+    gail_reward: str = flag(
+        "logit", "logit: of either sign; positive: -log(1 - D), GAIL's own; negative: log D", choices=tuple(REWARDS)
+    )
+    gail_absorbing: bool = flag(True, "let terminated episodes go on in an absorbing state: no bias to live or die")
+
+    def check(self, gamma: float) -> None:
+        """Raise `UsageError` where the settings do not go with the learner's discount."""
+        if self.gail_absorbing and gamma == 1.0:
+            raise UsageError("--gamma 1: an absorbing state is for ever, so it needs --no-gail-absorbing")
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that the other settings switch off, with the reason."""
+        given = "has no effect with --demonstrations"
+        return {"gail_experts_dir": given} if self.demonstrations is not None else {}
+
+
+class GAIL(Algorithm):
+    """See the module's docstring.
+
+    Args:
+        learner: an actor-critic that fills a `RolloutStorage`; it acts, and whatever is not here is its own.
+        config: GAIL's.
+    """
+
+    Config = GAILConfig
+    config: GAILConfig
+
+    def __init__(self, learner: Algorithm, config: GAILConfig) -> None:
+        super().__init__(learner.spaces, config, learner.device)
+        self.learner, self.policy, self.optimizer = learner, learner.policy, learner.optimizer
+        self.gamma: float = learner.config.gamma
+        self.encode = StepEncoder(learner.spaces, config.gail_input)
+        hidden, images = config.gail_hidden_size, self.encode.image_spaces
+        self.discriminator = Discriminator(self.encode.vector_size, images, hidden).to(self.device)
+        self.discriminator_optimizer = Adam(self.discriminator.flatten(), lr=config.gail_lr, eps=1e-8)
+        self.return_rms = RunningMeanStd()
+        self.running: np.ndarray | None = None
+        self.updates = 0
+
+    def study(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
+        """See `Algorithm`."""
+        self.normalizer = normalizer
+        own = demonstrations.with_next() if self.config.gail_input == "state-next-state" else demonstrations
+        self.raw_obs, self.raw_next_obs = own.obs, own.next_obs
+        self.expert_actions = to_tensor(own.actions, self.device)
+        per_step = ABSORBING_STEPS * demonstrations.deaths.sum() / demonstrations.lengths.sum()
+        self.num_absorbing = math.ceil(per_step * len(own))
+        self.expert: Samples | None = None
+
+    def update(self, storage: RolloutStorage) -> dict[str, Any]:
+        """Train the discriminator, put its rewards in the place of the environment's, and let the learner learn."""
+        warm = self.updates < self.config.gail_warm_up
+        steps = self._policy_samples(storage)
+        metrics = self._train(steps, storage, WARM_UP_EPOCHS if warm else self.config.gail_epoch)
+        metrics["gail/imitation_reward"] = self._reward(steps, storage)
+        self.updates += 1
+        self._freeze_statistics()
+        return {**self.learner.update(storage), **metrics}
+
+    def _freeze_statistics(self) -> None:
+        if self.normalizer is not None and self.updates >= self.config.gail_warm_up:
+            self.normalizer.training = False
+
+    def _expert_samples(self) -> Samples:
+        """The demonstrations as the learner would see them now; kept once the statistics stand still."""
+        if self.expert is not None:
+            return self.expert
+        normalizer = self.normalizer
+        normalize = normalizer.normalize_obs if normalizer is not None else lambda obs: obs
+        obs, next_obs = (to_tensor(normalize(raw), self.device) for raw in (self.raw_obs, self.raw_next_obs))
+        samples = self.encode(obs, self.expert_actions, next_obs)
+        if self.config.gail_absorbing:
+            samples = samples.join(self.encode.absorbing(self.num_absorbing, self.device))
+        if normalizer is None or not normalizer.training:
+            self.expert = samples
+        return samples
+
+    def _policy_samples(self, storage: RolloutStorage) -> Samples:
+        """The rollout's steps, `[T * N]`, with the observations that they truly led to."""
+        next_obs = obs = index(storage.obs, slice(0, -1))
+        if self.config.gail_input == "state-next-state":
+            next_obs = tree_map(torch.clone, index(storage.obs, slice(1, None)))
+            for t, ended in storage.ended:
+                assign(next_obs, (t, ended.indices), ended.final_obs)
+        return self.encode(*flatten_lead((obs, storage.actions, next_obs)))
+
+    def _train(self, steps: Samples, storage: RolloutStorage, epochs: int) -> dict[str, Any]:
+        """Epochs of the discriminator; returns the means of its metrics."""
+        expert, policy, config = self._expert_samples(), steps, self.config
+        if config.gail_absorbing:
+            deaths = int(storage.terminated.sum())
+            policy = policy.join(self.encode.absorbing(ABSORBING_STEPS * deaths, self.device))
+        count, sums = 0, np.zeros(5)
+        for ours, theirs in self._batches(expert.num, policy.num, epochs):
+            mixture = torch.rand(len(ours), device=self.device)
+            found = self.discriminator.learn(expert.rows(ours), policy.rows(theirs), mixture, config.gail_penalty)
+            self.discriminator_optimizer.step()
+            right = (found.expert_logits > 0).sum() + (found.policy_logits < 0).sum()
+            logits = found.expert_logits.mean(), found.policy_logits.mean()
+            count, sums = count + 1, sums + [float(x) for x in (*found[:2], *logits, right / (2 * len(ours)))]
+        tags = "discriminator_loss", "gradient_penalty", "expert_logit", "policy_logit", "accuracy"
+        return {f"gail/{tag}": mean for tag, mean in zip(tags, sums / count, strict=True)}
+
+    def _batches(self, num_expert: int, num_policy: int, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices of the expert's and of the policy's steps, as many of each."""
+        num = min(num_expert, num_policy)
+        parts = math.ceil(num / self.config.gail_batch_size)
+        for _ in range(epochs):
+            drawn = (torch.randperm(total, device=self.device)[:num] for total in (num_expert, num_policy))
+            yield from zip(*(indices.tensor_split(parts) for indices in drawn), strict=True)
+
+    @torch.no_grad()
+    def _reward(self, steps: Samples, storage: RolloutStorage) -> float:
+        """Write the scaled rewards into the rollout; returns their mean before."""
+        reward = REWARDS[self.config.gail_reward]
+        rewards = reward(self.discriminator(steps)).view(storage.rewards.shape).cpu().numpy()
+        ended = (storage.terminated | storage.truncated).cpu().numpy()
+        running = self.running if self.running is not None else np.zeros(storage.num_envs)
+        sums = np.empty_like(rewards, np.float64)
+        for t in range(len(rewards)):
+            sums[t] = running = self.gamma * running + rewards[t]
+            running = np.where(ended[t], 0.0, running)
+        self.running = running
+        self.return_rms.update(sums.ravel())
+        total = torch.as_tensor(rewards, device=self.device)
+        if self.config.gail_absorbing:
+            for_ever = reward(self.discriminator(self.encode.absorbing(1, self.device))) / (1.0 - self.gamma)
+            total = total + self.gamma * for_ever * storage.terminated
+        storage.rewards.copy_(total / math.sqrt(self.return_rms.var + 1e-8))
+        return float(rewards.mean())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The learner's, so that it can be played without demonstrations, and under `gail` what learning needs."""
+        own = {
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.discriminator_optimizer.state_dict(),
+            "return_rms": self.return_rms.state_dict(),
+            "running": self.running,
+            "updates": self.updates,
+        }
+        return self.learner.state_dict() | {"gail": own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.learner.load_state_dict(state)
+        own = state["gail"]
+        self.discriminator.load_state_dict(own["discriminator"])
+        self.discriminator_optimizer.load_state_dict(own["optimizer"])
+        self.return_rms.load_state_dict(own["return_rms"])
+        self.running = None if own["running"] is None else np.array(own["running"])
+        self.updates = own["updates"]
+        self._freeze_statistics()
+
+    def initial_carry(self, num_envs: int) -> Tensor:
+        """See `Algorithm`."""
+        return self.learner.initial_carry(num_envs)
+
+    def act(self, *args: Any) -> Decision:
+        """See `Algorithm`."""
+        return self.learner.act(*args)
+
+    def inspect(self, *args: Any) -> Decision:
+        """See `Algorithm`."""
+        return self.learner.inspect(*args)
+
+    def observe(self, carry: Tensor, step: Step) -> Tensor:
+        """See `Algorithm`."""
+        return self.learner.observe(carry, step)
+
+    def schedule(self, env_steps: int, total: int) -> None:
+        """See `Algorithm`."""
+        self.learner.schedule(env_steps, total)
+
+    def make_storage(self, num_steps: int, num_envs: int) -> RolloutStorage:
+        """See `Algorithm`."""
+        return self.learner.make_storage(num_steps, num_envs)
+
+    def make_collector(self, envs: "Envs", storage: RolloutStorage) -> "Collector":
+        """See `Algorithm`."""
+        return self.learner.make_collector(envs, storage)

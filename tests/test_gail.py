@@ -1,0 +1,438 @@
+"""GAIL: the faults of earlier implementations, rewards from their definition, agents that imitate whatever they see."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import main
+from a2c_ppo_acktr import algo, arguments, checkpoint, expert
+from a2c_ppo_acktr.algo import gail
+from a2c_ppo_acktr.algo.gail import GAILConfig
+from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.spaces import tree_map
+from a2c_ppo_acktr.trajectories import Trajectory, save
+from a2c_ppo_acktr.utils import UsageError, seed_everything
+from evaluate import evaluate, load_agent
+from tests.test_loop import assert_same_state, final_state
+
+LEARNERS = {
+    "a2c": {"lr": 3e-3, "entropy_coef": 0.1},
+    "acktr": {"lr": 0.05, "entropy_coef": 0.1},
+    "ppo": {"lr": 3e-3, "num_mini_batch": 4, "use_gae": True, "entropy_coef": 0.1},
+}
+"""Policies that stay random enough for the discriminator to see what they should not do."""
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def probe(env_id, num_envs=8, **kwargs):
+    return make_vec_envs(f"tests.probe_envs:{env_id}-v0", num_envs, seed=0, normalize=False, **kwargs)
+
+
+def shown_by(envs, choose, num_steps, subsample=1):
+    """Demonstrations of `choose(obs) -> actions [N, ...]` in probes, as read from a file."""
+    obs, steps = envs.reset(), [[] for _ in range(envs.num_envs)]
+    trajectories = []
+    for _ in range(num_steps):
+        actions = np.asarray(choose(obs))
+        step = envs.step_arrays(actions)
+        for env in range(envs.num_envs):
+            steps[env].append([tree_map(lambda leaf, e=env: leaf[e], obs), actions[env]])
+        if step.ended is not None:
+            for k, env in enumerate(step.ended.indices):
+                seen = [row[0] for row in steps[env]] + [tree_map(lambda leaf, i=k: leaf[i], step.ended.final_obs)]
+                stacked = tree_map(lambda *leaves: np.stack(leaves), *seen)
+                length = len(steps[env])
+                terminated = np.zeros(length, bool)
+                terminated[-1] = step.terminated[env]
+                truncated = np.zeros(length, bool)
+                truncated[-1] = not step.terminated[env]
+                taken = np.stack([row[1] for row in steps[env]])
+                trajectories.append(Trajectory(stacked, taken, np.zeros(length), terminated, truncated, 0.0))
+                steps[env] = []
+        obs = step.obs
+    save("shown.npz", trajectories)
+    return expert.load("shown.npz", subsample=subsample).check(envs.observation_space, envs.action_space)
+
+
+def wrap(name, envs, demonstrations, normalizer=None, learner=None, **config):
+    seed_everything(0)
+    settings = GAILConfig(**config)
+    own = algo.ALGORITHMS[name].Config(use_linear_lr_decay=True, **(LEARNERS[name] | (learner or {})))
+    algorithm = algo.make(name, own, envs.spaces, gail=settings)
+    algorithm.study(demonstrations, normalizer)
+    return algorithm
+
+
+def train(algorithm, envs, updates, num_steps=16):
+    storage = algorithm.make_storage(num_steps, envs.num_envs)
+    collector = algorithm.make_collector(envs, storage)
+    for update in range(updates):
+        algorithm.schedule(update, updates)
+        collector.collect()
+        metrics = algorithm.update(storage)
+        storage.after_update()
+    return metrics
+
+
+def rollout(algorithm, envs, num_steps=16):
+    storage = algorithm.make_storage(num_steps, envs.num_envs)
+    algorithm.make_collector(envs, storage).collect()
+    return storage
+
+
+def right(obs):
+    """What MatchObservation rewards."""
+    return (obs[:, 0] > 0).astype(np.int64)
+
+
+def opposite(obs):
+    """What MatchObservation does not reward."""
+    return 1 - right(obs)
+
+
+SMALL = {"gail_warm_up": 0, "gail_epoch": 3, "gail_lr": 1e-2, "gail_absorbing": False}
+
+
+@pytest.mark.parametrize(("expert_acts", "low", "high"), [(right, 0.95, 1.0), (opposite, 0.0, 0.05)])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_good_expert_makes_a_good_agent_and_a_bad_one_a_bad_agent(name, expert_acts, low, high):
+    """Rewards that are always there, or the environment's own, would teach the same in both cases."""
+    envs = probe("MatchObservation")
+    agent = wrap(name, envs, shown_by(envs, expert_acts, 20), **SMALL)
+    train(agent, envs, 60)
+    assert low <= evaluate(agent, envs, 64)["returns"].mean() <= high
+
+
+SPACES = [
+    ("MatchVector", lambda obs: -0.5 * obs, -0.6),
+    ("MatchBits", lambda obs: np.stack([obs[:, 0] < 0, obs[:, 0] > 0], 1).astype(np.int8), 0.1),
+    ("MatchChoices", lambda obs: np.stack([obs[:, 0] < 0, 2 * (obs[:, 0] < 0)], 1).astype(np.int64), 0.1),
+]
+
+
+@pytest.mark.parametrize(("env_id", "choose", "most"), SPACES, ids=[row[0] for row in SPACES])
+def test_the_worst_behaviour_is_imitated_in_every_space(env_id, choose, most):
+    """`choose` does the opposite of what the environment rewards; at random the return would be higher."""
+    envs = probe(env_id)
+    learner = {"entropy_coef": 0.0} if env_id == "MatchVector" else {}
+    agent = wrap("ppo", envs, shown_by(envs, choose, 20), learner=learner, **SMALL)
+    train(agent, envs, {"MatchBits": 40}.get(env_id, 80))
+    assert evaluate(agent, envs, 64)["returns"].mean() <= most
+
+
+def test_images_in_nested_observations_are_learned_from():
+    """The expert always takes action 1, whatever it sees."""
+    envs = probe("NestedObservation")
+    demonstrations = shown_by(envs, lambda obs: np.ones(8, np.int64), 20)
+    learner = {"lr": 1e-3, "entropy_coef": 0.0}
+    agent = wrap("ppo", envs, demonstrations, learner=learner, **SMALL | {"gail_lr": 1e-3, "gail_epoch": 20})
+    before = rollout(agent, envs).actions.float().mean()
+    train(agent, envs, 6)
+    after = rollout(agent, envs).actions.float().mean()
+    assert before < 0.7
+    assert after > 0.85
+
+
+def test_a_recurrent_policy_imitates():
+    envs = probe("MatchObservation")
+    agent = wrap("ppo", envs, shown_by(envs, opposite, 20), learner={"recurrent_policy": True}, **SMALL)
+    train(agent, envs, 50)
+    assert evaluate(agent, envs, 64)["returns"].mean() <= 0.05
+
+
+def test_states_alone_are_imitated_where_they_show_what_was_done():
+    envs = probe("Corridor")
+    shown = shown_by(envs, lambda obs: np.zeros(8, np.int64), 30)  # always to the left
+    for inputs, most in (("state", -2), ("state-next-state", -4)):  # where the last action leads is no state of a step
+        agent = wrap("ppo", envs, shown, gail_input=inputs, **SMALL)
+        train(agent, envs, 40)
+        assert evaluate(agent, envs, 16)["returns"].mean() <= most
+
+
+@pytest.mark.parametrize("reward", gail.REWARDS)
+@pytest.mark.parametrize("bias", [-1e4, 1e4])
+def test_rewards_are_finite_where_the_sigmoid_is_saturated(reward, bias):
+    envs = probe("MatchObservation")
+    agent = wrap("a2c", envs, shown_by(envs, opposite, 20), gail_reward=reward, gail_lr=0.0, **{"gail_warm_up": 0})
+    with torch.no_grad():
+        agent.discriminator.network[4].bias += bias
+    storage = rollout(agent, envs)
+    metrics = agent.update(storage)
+    assert torch.isfinite(storage.rewards).all()
+    assert all(math.isfinite(float(metrics[tag])) for tag in metrics if tag.startswith("gail/"))
+
+
+@pytest.mark.parametrize(
+    ("num_expert", "num_policy", "batch_size", "sizes"),
+    [
+        (7, 100, 128, [7]),
+        (1000, 5, 128, [5]),
+        (300, 1000, 128, [100, 100, 100]),
+        (1, 1, 1, [1]),
+        (129, 129, 128, [65, 64]),
+    ],
+)
+def test_batches_of_any_sizes(num_expert, num_policy, batch_size, sizes):
+    """Upstream divided by zero where the rollout was smaller than the batch, and failed where the expert's was."""
+    envs = probe("MatchObservation")
+    agent = wrap("a2c", envs, shown_by(envs, opposite, 4), gail_batch_size=batch_size)
+    batches = list(agent._batches(num_expert, num_policy, 2))
+    assert [len(ours) for ours, _ in batches] == [len(theirs) for _, theirs in batches] == sizes * 2
+    for which, num in ((0, num_expert), (1, num_policy)):
+        for epoch in (batches[: len(sizes)], batches[len(sizes) :]):
+            drawn = torch.cat([batch[which] for batch in epoch])
+            assert len(set(drawn.tolist())) == sum(sizes)
+            assert drawn.max() < num
+
+
+def test_every_demonstrated_step_is_used(monkeypatch):
+    envs = probe("MatchObservation")
+    demonstrations = shown_by(envs, opposite, 40)
+    agent = wrap("a2c", envs, demonstrations, gail_batch_size=16, **SMALL | {"gail_epoch": 40})
+    seen = []
+    learn = agent.discriminator.learn
+    samples = agent._expert_samples()
+    samples.vector[:, 0] = torch.arange(samples.num)  # which step it is
+    agent.expert = samples
+    monkeypatch.setattr(
+        agent.discriminator, "learn", lambda e, *rest: (seen.extend(e.vector[:, 0].tolist()), learn(e, *rest))[1]
+    )
+    train(agent, envs, 1, num_steps=8)
+    assert set(seen) == set(range(samples.num))
+    assert len(demonstrations) == 320
+
+
+def slow_rewards(logits, terminated, truncated, gamma, form, absorbing):
+    """Scaled rewards of consecutive rollouts `[T, N]`, as the module's docstring defines them, step by step."""
+    forms = {
+        "logit": lambda x: x,
+        "positive": lambda x: -math.log(1 - 1 / (1 + math.exp(-x))),
+        "negative": lambda x: math.log(1 / (1 + math.exp(-x))),
+    }
+    sums, running = [], np.zeros(logits[0].shape[1])
+    for rollout_logits, t_end, cut, alone in zip(logits, terminated, truncated, absorbing, strict=True):
+        rewards = np.vectorize(forms[form])(rollout_logits)
+        for t in range(len(rewards)):
+            for env in range(rewards.shape[1]):
+                running[env] = gamma * running[env] + rewards[t, env]
+                sums.append(running[env])
+                if t_end[t, env] or cut[t, env]:
+                    running[env] = 0.0
+        scale = math.sqrt(np.var(sums) + 1e-8)
+        tail = sum(gamma**k * forms[form](alone) for k in range(1, 5000))
+        yield (rewards + tail * t_end) / scale
+
+
+@pytest.mark.parametrize("form", gail.REWARDS)
+def test_rewards_are_scaled_and_go_on_after_death_but_not_after_a_time_limit(form):
+    envs = probe("Counter", num_envs=4)
+    agent = wrap(
+        "a2c", envs, shown_by(envs, lambda obs: np.ones(4, np.int64), 60), gail_reward=form, learner={"gamma": 0.9}
+    )
+    agent.return_rms.count = 0.0  # no prior, as in the definition
+    logits, terminated, truncated, absorbing, found = [], [], [], [], []
+    storage = agent.make_storage(12, 4)
+    collector = agent.make_collector(envs, storage)
+    for _ in range(3):
+        collector.collect()
+        agent.update(storage)
+        with torch.no_grad():
+            logits.append(agent.discriminator(agent._policy_samples(storage)).view(12, 4).double().numpy())
+            absorbing.append(agent.discriminator(agent.encode.absorbing(1, torch.device("cpu"))).item())
+        terminated.append(storage.terminated.numpy().copy())
+        truncated.append((storage.truncated & ~storage.terminated).numpy().copy())
+        found.append(storage.rewards.numpy().copy())
+        storage.after_update()
+    assert any(ends.any() for ends in truncated)
+    expected = slow_rewards(logits, terminated, truncated, 0.9, form, absorbing)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_deaths_alone_are_shown_as_absorbing_as_often_as_they_happen(monkeypatch):
+    envs = probe("Counter", num_envs=4)
+    demonstrations = shown_by(envs, lambda obs: np.ones(4, np.int64), 60, subsample=3)
+    agent = wrap("a2c", envs, demonstrations, gail_batch_size=1000, gail_warm_up=0)
+    deaths = sum(int(t.terminated.sum()) for t in expert.read("shown.npz")[0])
+    steps = sum(len(t.rewards) for t in expert.read("shown.npz")[0])
+    expected = gail.ABSORBING_STEPS * deaths / steps * len(demonstrations)
+    assert expected <= int(agent._expert_samples().vector[:, -1].sum()) < expected + 1
+    storage = rollout(agent, envs, 40)
+    seen, batches = [], agent._batches
+    monkeypatch.setattr(agent, "_batches", lambda *sizes: seen.append(sizes[1]) or batches(*sizes))
+    agent.update(storage)
+    deaths = int(storage.terminated.sum())
+    assert 0 < deaths < int((storage.terminated | storage.truncated).sum())
+    assert seen == [160 + gail.ABSORBING_STEPS * deaths]
+
+
+def test_without_absorbing_states_an_end_has_no_reward_of_its_own():
+    envs = probe("Counter", num_envs=4)
+    demonstrations = shown_by(envs, lambda obs: np.ones(4, np.int64), 60)
+    agent = wrap("a2c", envs, demonstrations, gail_absorbing=False)
+    assert agent._expert_samples().num == len(demonstrations)
+    storage = rollout(agent, envs)
+    agent.update(storage)
+    logits = agent.discriminator(agent._policy_samples(storage)).view(16, 4)
+    scale = math.sqrt(agent.return_rms.var + 1e-8)
+    assert torch.allclose(storage.rewards, logits / scale, rtol=1e-4)
+
+
+def test_the_next_state_is_the_one_that_was_reached_never_a_reset():
+    envs = probe("Counter", num_envs=4)
+    demonstrations = shown_by(envs, lambda obs: np.ones(4, np.int64), 60)
+    agent = wrap("a2c", envs, demonstrations, gail_input="state-next-state")
+    samples = agent._policy_samples(rollout(agent, envs, 40)).vector
+    assert torch.equal(samples[:, 2], samples[:, 0] + 1)  # time goes on
+    assert torch.equal(samples[:, 3], samples[:, 1])  # in the same episode
+    shown = agent._expert_samples().vector
+    real = shown[shown[:, -1] == 0]
+    assert torch.equal(real[:, 2], real[:, 0] + 1)
+
+
+def test_demonstrations_without_final_observations_lose_their_last_steps_where_these_matter():
+    envs = probe("Counter", num_envs=4)
+    trajectory = Trajectory(
+        np.arange(8.0).reshape(4, 2), np.zeros(3, int), np.zeros(3), np.zeros(3, bool), np.array([0, 0, 1], bool), 0.0
+    )
+    save("upstream.npz", [trajectory], final_obs=False)
+    demonstrations = expert.load("upstream.npz").check(envs.observation_space, envs.action_space)
+    for inputs, num in (("state-action", 3), ("state-next-state", 2)):
+        assert wrap("a2c", envs, demonstrations, gail_input=inputs)._expert_samples().num == num
+
+
+def test_demonstrations_are_normalized_by_the_runs_statistics_which_freeze_after_the_warm_up():
+    envs = make_vec_envs("tests.probe_envs:Counter-v0", 4, seed=0)
+    plain = probe("Counter", num_envs=4)
+    demonstrations = shown_by(plain, lambda obs: np.ones(4, np.int64), 60)
+    agent = wrap("a2c", envs, demonstrations, envs.normalizer, gail_warm_up=2, gail_absorbing=False)
+    storage = agent.make_storage(8, 4)
+    collector = agent.make_collector(envs, storage)
+    means = []
+    for update in range(4):
+        collector.collect()
+        expected = torch.as_tensor(envs.normalizer.normalize_obs(demonstrations.obs))
+        assert torch.equal(agent._expert_samples().vector[:, :2], expected)
+        agent.update(storage)
+        storage.after_update()
+        means.append(envs.normalizer.obs_rms.mean.tolist())
+        assert envs.normalizer.training == (update < 1)
+    assert means[0] != means[1]
+    assert means[1] == means[2] == means[3]
+
+
+def test_the_discriminator_learns_longer_in_the_warm_up(monkeypatch):
+    envs = probe("MatchObservation")
+    agent = wrap("a2c", envs, shown_by(envs, opposite, 20), gail_warm_up=2, gail_epoch=3)
+    epochs = []
+    batches = agent._batches
+    monkeypatch.setattr(agent, "_batches", lambda *sizes: epochs.append(sizes[2]) or batches(*sizes))
+    train(agent, envs, 4)
+    assert epochs == [100, 100, 3, 3]
+
+
+def test_the_environments_reward_is_not_learned_from():
+    envs = probe("MatchObservation")
+    demonstrations = shown_by(envs, opposite, 20)
+    agents = [wrap("a2c", envs, demonstrations, **SMALL) for _ in range(2)]
+    states = []
+    for agent, factor in zip(agents, (1.0, -50.0), strict=True):
+        seed_everything(3)
+        envs.seed(3)
+        storage = rollout(agent, envs)
+        storage.rewards *= factor
+        agent.update(storage)
+        states.append(agent.state_dict())
+    assert_same_state(*map(checkpoint.to_plain, states))
+
+
+def record_cartpole(num=4, length=30):
+    rng = np.random.default_rng(0)
+    trajectories = []
+    for _ in range(num):
+        ends = np.arange(length) == length - 1
+        obs = rng.normal(0, 0.1, (length + 1, 4)).astype(np.float32)
+        trajectories.append(Trajectory(obs, rng.integers(0, 2, length), np.ones(length), ends, ~ends & False, length))
+    save("gail_experts/trajs_cartpole.npz", trajectories)
+
+
+LINE = "--env-name CartPole-v1 --gail --num-processes 2 --num-steps 16 --torch-threads 1 --save-dir saved"
+
+
+@pytest.mark.parametrize("learner", ["a2c", "ppo --num-mini-batch 2 --recurrent-policy", "acktr"])
+def test_resuming_equals_never_having_stopped(tmp_path, learner):
+    record_cartpole()
+    argv = f"--algo {learner} {LINE} --num-env-steps 640 --gail-warm-up 8 --subsample 4"
+    main.train(arguments.parse(f"{argv} --log-dir whole".split()))
+    main.train(arguments.parse(f"{argv} --log-dir parts --checkpoint-interval 13".split()))
+    main.train(arguments.parse(["--resume", "parts/checkpoints/13.pt"]))
+    whole, parts = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
+    assert whole["algorithm"]["gail"]["updates"] == whole["update"] == 20
+    for key in ("algorithm", "collector", "normalizer", "rng", "update"):
+        assert_same_state(whole[key], parts[key], key)
+
+
+def test_a_gail_run_has_names_of_its_own_and_can_be_played_without_demonstrations(tmp_path):
+    record_cartpole()
+    main.train(arguments.parse(f"{LINE.replace('--gail ', '')} --num-env-steps 64".split()))
+    before = (tmp_path / "saved" / "a2c" / "CartPole-v1.pt").read_bytes()
+    main.train(arguments.parse(f"{LINE} --num-env-steps 64".split()))
+    assert (tmp_path / "saved" / "a2c" / "CartPole-v1.pt").read_bytes() == before
+    runs = sorted(path.name.rsplit("__", 1)[0] for path in (tmp_path / "runs").iterdir())
+    assert runs == ["CartPole-v1__a2c__1", "CartPole-v1__gail-a2c__1"]
+    main.train(arguments.parse(f"{LINE} --num-env-steps 96 --resume".split()))
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    (tmp_path / "gail_experts" / "trajs_cartpole.npz").unlink()
+    agent, envs = load_agent(tmp_path / "saved" / "gail-a2c" / "CartPole-v1.pt")
+    assert len(evaluate(agent, envs, 2)["returns"]) == 2
+
+
+def test_true_returns_are_logged_beside_the_imitation_reward(tmp_path):
+    record_cartpole()
+    main.train(arguments.parse(f"{LINE} --num-env-steps 640 --log-interval 1 --log-dir run".split()))
+    header, *rows = (tmp_path / "run" / "progress.csv").read_text().splitlines()
+    names = "discriminator_loss gradient_penalty expert_logit policy_logit accuracy imitation_reward".split()
+    assert {f"gail/{name}" for name in names} <= set(header.split(","))
+    last = dict(zip(header.split(","), rows[-1].split(","), strict=True))
+    assert float(last["charts/episodic_return"]) >= 8
+    assert 0 <= float(last["gail/accuracy"]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--demonstrations nowhere.npz", "nowhere.npz"),
+        ("--gail-experts-dir nowhere", "trajs_cartpole.npz"),
+        ("--num-trajectories 9", "holds 4 episodes, 9 were asked for"),
+        ("--algo dqn", "goes around a2c, ppo, acktr, not dqn"),
+        ("--gamma 1", "--no-gail-absorbing"),
+        ("--gail-reward cost", "logit, positive, negative"),
+    ],
+)
+def test_bad_settings_are_one_line_before_any_environment_starts(monkeypatch, capsys, flags, says):
+    record_cartpole()
+    started = []
+    monkeypatch.setattr(main, "make_vec_envs", lambda *args, **kwargs: started.append(args))
+    argv = LINE.split() if "dqn" not in flags else "--env-name CartPole-v1 --gail".split()
+    assert main.main(argv + flags.split()) == 2
+    assert not started
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert says in errors[0]
+
+
+def test_demonstrations_of_another_environment_are_refused():
+    record_cartpole()
+    with pytest.raises(UsageError, match="do not fit"):
+        main.train(
+            arguments.parse(
+                f"{LINE.replace('CartPole', 'Acrobot')} --demonstrations gail_experts/trajs_cartpole.npz".split()
+            )
+        )
+    assert not checkpoint.Path("runs").exists()
