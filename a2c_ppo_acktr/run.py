@@ -77,6 +77,11 @@ class Run:
         """The newest checkpoint."""
         return self.folder / "checkpoints" / "latest.pt"
 
+    @property
+    def step(self) -> int:
+        """What metrics are drawn over: environment steps, or updates where the algorithm takes none."""
+        return self.collector.env_steps if self.settings["num_steps"] > 0 else self.update
+
     def _describe(self) -> dict[str, Any]:
         """Write what the run is, and return it."""
         packages: dict[str, str | None] = {}
@@ -128,9 +133,9 @@ class Run:
             self.save(self.folder / "checkpoints" / f"{self.update}.pt")
 
     def evaluation_due(self) -> bool:
-        """Whether this update asks for an evaluation."""
+        """Whether this update asks for an evaluation; where there are any, the last update of all does."""
         interval = self.settings["eval_interval"]
-        return interval is not None and self.update % interval == 0
+        return interval is not None and (self.update % interval == 0 or self.algorithm.finished)
 
     def record_evaluation(self, returns: Any, lengths: Any) -> None:
         """Log an evaluation, and keep the checkpoint if it is the best so far."""
@@ -148,13 +153,13 @@ class Run:
 
     def write_line(self) -> None:
         """Write the latest metrics."""
-        self.logger.write(self._finite_metrics(), self.update, self.collector.env_steps)
+        self.logger.write(self._finite_metrics(), self.update, self.step)
         self.written = self.update
 
     def write_histograms(self) -> None:
         """Write how the numbers in the networks are distributed."""
         before = time.monotonic()
-        self.logger.histograms(histograms.of_learner(self.algorithm), self.collector.env_steps)
+        self.logger.histograms(histograms.of_learner(self.algorithm), self.step)
         self.histogram_clock.took(time.monotonic() - before)
 
     def _finite_metrics(self) -> dict[str, float]:
@@ -184,7 +189,7 @@ class Run:
             checkpoint.drop_replays(target.parent, keep=state["replay"])
         self.save_clock.took(time.monotonic() - begun)
         if path is None and self.settings["save_dir"]:
-            folder = self.settings["save_subdir"] or self.settings["algo"]
+            folder = self.settings["save_subdir"] or checkpoint.learner_name(self.settings)
             name = self.settings["save_name"] or self.settings["env_name"]
             checkpoint.copy(target, checkpoint.upstream_path(self.settings["save_dir"], folder, name))
 

@@ -7,6 +7,8 @@ import torch
 from a2c_ppo_acktr.algo.a2c import A2C
 from a2c_ppo_acktr.algo.acktr import ACKTR
 from a2c_ppo_acktr.algo.base import Algorithm
+from a2c_ppo_acktr.algo.bc import BC
+from a2c_ppo_acktr.algo.bco import BCO
 from a2c_ppo_acktr.algo.c51 import C51
 from a2c_ppo_acktr.algo.dqn import DQN
 from a2c_ppo_acktr.algo.gail import GAIL, GAILConfig
@@ -27,6 +29,8 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "iqn": IQN,
     "rainbow": Rainbow,
     "r2d1": R2D1,
+    "bc": BC,
+    "bco": BCO,
 }
 
 
