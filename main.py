@@ -9,6 +9,7 @@ from typing import Any
 from a2c_ppo_acktr import algo, arguments, checkpoint
 from a2c_ppo_acktr.clone import clone_parameters
 from a2c_ppo_acktr.envs import describe, make_vec_envs
+from a2c_ppo_acktr.expert import Demonstrations
 from a2c_ppo_acktr.run import Diverged, Run
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
 from a2c_ppo_acktr.utils import (
@@ -31,7 +32,7 @@ EVAL_ENVS = 8
 def train(args: arguments.RunConfig) -> None:
     """Train as `args` say; `Interrupted` where a signal ended it early."""
     resumed = checkpoint.load(args.resume) if args.resume is not None else None
-    demonstrations = args.imitation.load(args.env_name, args.seed) if args.imitation is not None else None
+    demonstrations = load_demonstrations(args)
     seed_everything(args.seed, args.cuda_deterministic)
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
@@ -39,10 +40,7 @@ def train(args: arguments.RunConfig) -> None:
         envs = make_envs(args, args.num_processes, args.seed, training=True)
         stack.callback(envs.close)
         set_threads(args.torch_threads or (os.cpu_count() if is_image(envs.observation_space) else 1) or 1)
-        gail = args.gail_config if args.gail else None
-        algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda), gail)
-        if demonstrations is not None:
-            algorithm.study(demonstrations.check(envs.observation_space, envs.action_space), envs.normalizer)
+        algorithm = make_algorithm(args, envs, demonstrations)
         clone(args, algorithm, envs, resumed)
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
         collector = algorithm.make_collector(envs, storage)
@@ -63,6 +61,20 @@ def train(args: arguments.RunConfig) -> None:
         run.finish(interrupted=stop.requested is not None)
         if stop.requested is not None:
             raise Interrupted(stop.requested)
+
+
+def load_demonstrations(args: arguments.RunConfig) -> Demonstrations | None:
+    """What to imitate, if anything; before any environment starts."""
+    return args.imitation.load(args.env_name, args.seed) if args.imitation is not None else None
+
+
+def make_algorithm(args: arguments.RunConfig, envs: Envs, demonstrations: Demonstrations | None) -> algo.Algorithm:
+    """The learner that the flags describe, which has studied what it is to imitate."""
+    gail = args.gail_config if args.gail else None
+    algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda), gail)
+    if demonstrations is not None:
+        algorithm.study(demonstrations.check(envs.observation_space, envs.action_space), envs.normalizer)
+    return algorithm
 
 
 def clone(args: arguments.RunConfig, algorithm: algo.Algorithm, envs: Envs, resumed: Any) -> None:

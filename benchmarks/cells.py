@@ -8,7 +8,8 @@ gradient steps; a constant learning rate; advantages normalized per minibatch an
 2. Its PPO value loss carries no factor 1/2; the project's does. A constant in the loss, no work.
 3. The project also writes its files (monitor CSVs, metric lines, TensorBoard); the peer writes none.
 4. Its environments are in this process (`DummyVecEnv`, its default).
-5. ACKTR, which nobody maintains, is measured beside A2C with the same rollouts, which has less to compute.
+5. ACKTR, which nobody maintains, is measured beside A2C with the same rollouts, which has less to compute; GAIL beside
+   its learner, PPO, which has no discriminator to train.
 6. Its DQN with `optimize_memory_usage` keeps stacks of 4 images once per step, the project single images.
 7. The project tells glibc to keep freed memory and OpenMP's idle threads to give way sooner, as `main.py` does; the
    peer runs as its users run it.
@@ -72,6 +73,11 @@ _CARTPOLE = (
     "--clip-param 0.2 --entropy-coef 0.01 --no-normalize-env"
 )
 _SB3_CARTPOLE = _sb3_ppo(n_steps=128, batch_size=256, n_epochs=4, learning_rate=3e-4, clip_range=0.2, ent_coef=0.01)
+_CHEETAH = (
+    f"{_PPO} --env-name HalfCheetah-v5 --num-processes 1 --num-steps 2048 --num-mini-batch 32 --ppo-epoch 10 "
+    "--lr 3e-4 --clip-param 0.2 --entropy-coef 0"
+)
+_SB3_CHEETAH = _sb3_ppo(n_steps=2048, batch_size=64, n_epochs=10, learning_rate=3e-4, clip_range=0.2, ent_coef=0.0)
 _PPO_PONG = (
     f"{_PPO} {_PONG} --num-processes 8 --num-steps 128 --num-mini-batch 4 --ppo-epoch 4 --lr 2.5e-4 "
     "--clip-param 0.1 --entropy-coef 0.01"
@@ -106,17 +112,8 @@ _CELLS = [
         goal=5.0,
         unequal="one GRU of 64 against one LSTM of 64",
     ),
-    Cell(
-        "ppo-cheetah",
-        f"{_PPO} --env-name HalfCheetah-v5 --num-processes 1 --num-steps 2048 --num-mini-batch 32 --ppo-epoch 10 "
-        "--lr 3e-4 --clip-param 0.2 --entropy-coef 0",
-        Peer(
-            "PPO",
-            "MlpPolicy",
-            _sb3_ppo(n_steps=2048, batch_size=64, n_epochs=10, learning_rate=3e-4, clip_range=0.2, ent_coef=0.0),
-        ),
-        goal=3.0,
-    ),
+    Cell("ppo-cheetah", _CHEETAH, Peer("PPO", "MlpPolicy", _SB3_CHEETAH), goal=3.0),
+    Cell("gail-cheetah", f"{_CHEETAH} --gail --gail-warm-up 0", Peer("PPO", "MlpPolicy", _SB3_CHEETAH)),
     Cell("ppo-pong", _PPO_PONG, Peer("PPO", "CnnPolicy", _SB3_PONG), goal=2.0, atari=True),
     Cell("ppo-pong-bfloat16", f"{_PPO_PONG} --bfloat16", Peer("PPO", "CnnPolicy", _SB3_PONG), goal=3.0, atari=True),
     Cell("a2c-pong", f"{_A2C} {_PONG}", Peer("A2C", "CnnPolicy", _SB3_A2C), goal=2.0, atari=True),

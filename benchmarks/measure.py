@@ -116,7 +116,7 @@ def build(cell: Cell, options: argparse.Namespace) -> Iterator[Parts]:
         keep_freed_memory()
         environments = project.make_envs(args, args.num_processes, args.seed, training=True)
         stack.callback(environments.close)
-        algorithm = algo.make(args.algo, args.config, environments.spaces, options.device)
+        algorithm = project.make_algorithm(args, environments, project.load_demonstrations(args))
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
         collector = algorithm.make_collector(environments, storage)
         run = Run(arguments.to_plain(args), algorithm, collector, environments.normalizer, None)
@@ -257,6 +257,11 @@ def measure_profile(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
             profile.wrap(parts.storage, "sample", "sample")
         profile.wrap(parts.algorithm, "update", "update")
         profile.wrap(parts.run, "after_update", "log")
+        if isinstance(parts.algorithm, algo.GAIL):
+            profile.wrap(parts.algorithm, "train_discriminator", "discriminator")
+            profile.wrap(parts.algorithm, "write_rewards", "rewards")
+            profile.wrap(parts.algorithm.learner, "act", "act")
+            profile.wrap(parts.algorithm.learner, "update", "the learner's update")
         if isinstance(parts.algorithm, algo.ACKTR):
             profile.wrap(parts.algorithm.optimizer, "observe", "covariances")
             profile.wrap(parts.algorithm.optimizer, "output_gradients", "Fisher backward")

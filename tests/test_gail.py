@@ -197,7 +197,7 @@ def test_every_demonstrated_step_is_used(monkeypatch):
     agent = wrap("a2c", envs, demonstrations, gail_batch_size=16, **SMALL | {"gail_epoch": 40})
     seen = []
     learn = agent.discriminator.learn
-    samples = agent._expert_samples()
+    samples = agent.expert_samples()
     samples.vector[:, 0] = torch.arange(samples.num)  # which step it is
     agent.expert = samples
     monkeypatch.setattr(
@@ -243,7 +243,7 @@ def test_rewards_are_scaled_and_go_on_after_death_but_not_after_a_time_limit(for
         collector.collect()
         agent.update(storage)
         with torch.no_grad():
-            logits.append(agent.discriminator(agent._policy_samples(storage)).view(12, 4).double().numpy())
+            logits.append(agent.discriminator(agent.policy_samples(storage)).view(12, 4).double().numpy())
             absorbing.append(agent.discriminator(agent.encode.absorbing(1, torch.device("cpu"))).item())
         terminated.append(storage.terminated.numpy().copy())
         truncated.append((storage.truncated & ~storage.terminated).numpy().copy())
@@ -262,7 +262,7 @@ def test_deaths_alone_are_shown_as_absorbing_as_often_as_they_happen(monkeypatch
     deaths = sum(int(t.terminated.sum()) for t in expert.read("shown.npz")[0])
     steps = sum(len(t.rewards) for t in expert.read("shown.npz")[0])
     expected = gail.ABSORBING_STEPS * deaths / steps * len(demonstrations)
-    assert expected <= int(agent._expert_samples().vector[:, -1].sum()) < expected + 1
+    assert expected <= int(agent.expert_samples().vector[:, -1].sum()) < expected + 1
     storage = rollout(agent, envs, 40)
     seen, batches = [], agent._batches
     monkeypatch.setattr(agent, "_batches", lambda *sizes: seen.append(sizes[1]) or batches(*sizes))
@@ -276,10 +276,10 @@ def test_without_absorbing_states_an_end_has_no_reward_of_its_own():
     envs = probe("Counter", num_envs=4)
     demonstrations = shown_by(envs, lambda obs: np.ones(4, np.int64), 60)
     agent = wrap("a2c", envs, demonstrations, gail_absorbing=False)
-    assert agent._expert_samples().num == len(demonstrations)
+    assert agent.expert_samples().num == len(demonstrations)
     storage = rollout(agent, envs)
     agent.update(storage)
-    logits = agent.discriminator(agent._policy_samples(storage)).view(16, 4)
+    logits = agent.discriminator(agent.policy_samples(storage)).view(16, 4)
     scale = math.sqrt(agent.return_rms.var + 1e-8)
     assert torch.allclose(storage.rewards, logits / scale, rtol=1e-4)
 
@@ -288,10 +288,10 @@ def test_the_next_state_is_the_one_that_was_reached_never_a_reset():
     envs = probe("Counter", num_envs=4)
     demonstrations = shown_by(envs, lambda obs: np.ones(4, np.int64), 60)
     agent = wrap("a2c", envs, demonstrations, gail_input="state-next-state")
-    samples = agent._policy_samples(rollout(agent, envs, 40)).vector
+    samples = agent.policy_samples(rollout(agent, envs, 40)).vector
     assert torch.equal(samples[:, 2], samples[:, 0] + 1)  # time goes on
     assert torch.equal(samples[:, 3], samples[:, 1])  # in the same episode
-    shown = agent._expert_samples().vector
+    shown = agent.expert_samples().vector
     real = shown[shown[:, -1] == 0]
     assert torch.equal(real[:, 2], real[:, 0] + 1)
 
@@ -304,7 +304,7 @@ def test_demonstrations_without_final_observations_lose_their_last_steps_where_t
     save("upstream.npz", [trajectory], final_obs=False)
     demonstrations = expert.load("upstream.npz").check(envs.observation_space, envs.action_space)
     for inputs, num in (("state-action", 3), ("state-next-state", 2)):
-        assert wrap("a2c", envs, demonstrations, gail_input=inputs)._expert_samples().num == num
+        assert wrap("a2c", envs, demonstrations, gail_input=inputs).expert_samples().num == num
 
 
 def test_demonstrations_are_normalized_by_the_runs_statistics_which_freeze_after_the_warm_up():
@@ -318,7 +318,7 @@ def test_demonstrations_are_normalized_by_the_runs_statistics_which_freeze_after
     for update in range(4):
         collector.collect()
         expected = torch.as_tensor(envs.normalizer.normalize_obs(demonstrations.obs))
-        assert torch.equal(agent._expert_samples().vector[:, :2], expected)
+        assert torch.equal(agent.expert_samples().vector[:, :2], expected)
         agent.update(storage)
         storage.after_update()
         means.append(envs.normalizer.obs_rms.mean.tolist())

@@ -130,9 +130,9 @@ class GAIL(Algorithm):
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """Train the discriminator, put its rewards in the place of the environment's, and let the learner learn."""
         warm = self.updates < self.config.gail_warm_up
-        steps = self._policy_samples(storage)
-        metrics = self._train(steps, storage, WARM_UP_EPOCHS if warm else self.config.gail_epoch)
-        metrics["gail/imitation_reward"] = self._reward(steps, storage)
+        steps = self.policy_samples(storage)
+        metrics = self.train_discriminator(steps, storage, WARM_UP_EPOCHS if warm else self.config.gail_epoch)
+        metrics["gail/imitation_reward"] = self.write_rewards(steps, storage)
         self.updates += 1
         self._freeze_statistics()
         return {**self.learner.update(storage), **metrics}
@@ -141,7 +141,7 @@ class GAIL(Algorithm):
         if self.normalizer is not None and self.updates >= self.config.gail_warm_up:
             self.normalizer.training = False
 
-    def _expert_samples(self) -> Samples:
+    def expert_samples(self) -> Samples:
         """The demonstrations as the learner would see them now; kept once the statistics stand still."""
         if self.expert is not None:
             return self.expert
@@ -155,7 +155,7 @@ class GAIL(Algorithm):
             self.expert = samples
         return samples
 
-    def _policy_samples(self, storage: RolloutStorage) -> Samples:
+    def policy_samples(self, storage: RolloutStorage) -> Samples:
         """The rollout's steps, `[T * N]`, with the observations that they truly led to."""
         next_obs = obs = index(storage.obs, slice(0, -1))
         if self.config.gail_input == "state-next-state":
@@ -164,9 +164,9 @@ class GAIL(Algorithm):
                 assign(next_obs, (t, ended.indices), ended.final_obs)
         return self.encode(*flatten_lead((obs, storage.actions, next_obs)))
 
-    def _train(self, steps: Samples, storage: RolloutStorage, epochs: int) -> dict[str, Any]:
+    def train_discriminator(self, steps: Samples, storage: RolloutStorage, epochs: int) -> dict[str, Any]:
         """Epochs of the discriminator; returns the means of its metrics."""
-        expert, policy, config = self._expert_samples(), steps, self.config
+        expert, policy, config = self.expert_samples(), steps, self.config
         if config.gail_absorbing:
             deaths = int(storage.terminated.sum())
             policy = policy.join(self.encode.absorbing(ABSORBING_STEPS * deaths, self.device))
@@ -190,7 +190,7 @@ class GAIL(Algorithm):
             yield from zip(*(indices.tensor_split(parts) for indices in drawn), strict=True)
 
     @torch.no_grad()
-    def _reward(self, steps: Samples, storage: RolloutStorage) -> float:
+    def write_rewards(self, steps: Samples, storage: RolloutStorage) -> float:
         """Write the scaled rewards into the rollout; returns their mean before."""
         reward = REWARDS[self.config.gail_reward]
         rewards = reward(self.discriminator(steps)).view(storage.rewards.shape).cpu().numpy()
