@@ -393,6 +393,13 @@ def test_a_gail_run_has_names_of_its_own_and_can_be_played_without_demonstration
     assert len(evaluate(agent, envs, 2)["returns"]) == 2
 
 
+def test_a_run_that_learned_from_rewards_does_not_go_on_with_gail(capsys):
+    record_cartpole()
+    assert main.main(f"{LINE.replace('--gail ', '')} --num-env-steps 64 --log-dir run".split()) == 0
+    assert main.main("--resume run --gail --num-env-steps 96".split()) == 2
+    assert "trained without it" in capsys.readouterr().err
+
+
 def test_true_returns_are_logged_beside_the_imitation_reward(tmp_path):
     record_cartpole()
     main.train(arguments.parse(f"{LINE} --num-env-steps 640 --log-interval 1 --log-dir run".split()))

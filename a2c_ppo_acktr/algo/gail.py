@@ -221,7 +221,9 @@ class GAIL(Algorithm):
         return self.learner.state_dict() | {"gail": own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`; `UsageError` where the run learned from rewards."""
+        if "gail" not in state:
+            raise UsageError("--gail: the run was trained without it, so there is no discriminator to go on with")
         self.learner.load_state_dict(state)
         own = state["gail"]
         self.discriminator.load_state_dict(own["discriminator"])
