@@ -278,6 +278,19 @@ _ROWS = [
     ),
     *(
         Row(
+            f"{algo}-cue",
+            f"--algo {algo} --env-name tests.probe_envs:RememberLong-v0",
+            steps=30_000,
+            seeds=(1, 2, 3),
+            published="none; R2D1 and DQN beside each other",
+            reference=None,
+            source="a cue, ten blank observations, reward 1 for what the cue named; 0.5 without memory",
+            metric="best",
+        )
+        for algo in ("r2d1", "dqn")
+    ),
+    *(
+        Row(
             f"{algo}-minatar-breakout",
             f"--algo {algo} --env-name MinAtar/Breakout-v1",
             steps=500_000,

@@ -152,6 +152,12 @@ class RememberCue(ProbeEnv):
         return float((action == 1) == (self.cue > 0)) if self.t == self.horizon - 1 else 0.0
 
 
+class RememberLong(RememberCue):
+    """`RememberCue` with ten blank observations."""
+
+    horizon = 11
+
+
 class MaskedActions(ProbeEnv):
     """Five actions of which a random two are valid; an invalid one raises. Reward 1 for the lower valid one."""
 
@@ -285,5 +291,5 @@ class SilentClock(Clock):
         return {}
 
 
-for probe in (*ProbeEnv.__subclasses__(), *MatchObservation.__subclasses__(), *Clock.__subclasses__()):
+for probe in (*ProbeEnv.__subclasses__(), *MatchObservation.__subclasses__(), *Clock.__subclasses__(), RememberLong):
     gym.register(f"{probe.__name__}-v0", entry_point=probe, max_episode_steps=5 if probe is EndlessReward else None)
