@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 
 from a2c_ppo_acktr.encoders import FlatEncoder, ImageEncoder
 from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
@@ -126,10 +127,14 @@ class Discriminator(nn.Module):
         vector_size: I.
         image_spaces: of the images.
         hidden_size: width of the two hidden layers.
+        spectral: keep every layer's spectral norm at 1 (Miyato et al. 2018), so that no logit changes faster than x.
     """
 
-    def __init__(self, vector_size: int, image_spaces: list[spaces.Space], hidden_size: int = 100) -> None:
+    def __init__(
+        self, vector_size: int, image_spaces: list[spaces.Space], hidden_size: int = 100, spectral: bool = False
+    ) -> None:
         super().__init__()
+        self.spectral = spectral
         self.encoders = nn.ModuleList(ImageEncoder(space, hidden_size) for space in image_spaces)
         self.network = nn.Sequential(
             nn.Linear(vector_size + hidden_size * len(image_spaces), hidden_size),
@@ -138,6 +143,10 @@ class Discriminator(nn.Module):
             nn.Tanh(),
             nn.Linear(hidden_size, 1),
         )
+        if spectral:
+            for module in list(self.modules()):
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    spectral_norm(module)
 
     def flatten(self) -> nn.Parameter:
         """All parameters as one vector (see `flatten_parameters`); call it once, before learning."""
@@ -161,7 +170,7 @@ class Discriminator(nn.Module):
             penalty_weight: of the penalty.
         """
         assert expert.vector.shape == policy.vector.shape
-        if len(self.encoders) or self.flat_grad.device.type != "cpu":
+        if self.spectral or len(self.encoders) or self.flat_grad.device.type != "cpu":
             return self.learn_by_autograd(expert, policy, mixture, penalty_weight)
         ours, theirs, share = expert.vector.numpy(), policy.vector.numpy(), mixture.unsqueeze(1).numpy()
         return self._learn_written_out(ours, theirs, share, penalty_weight)

@@ -116,6 +116,25 @@ def test_saturated_logits_and_equal_samples_give_finite_losses_and_gradients():
         assert torch.isfinite(flat.grad).all()
 
 
+@pytest.mark.parametrize("images", [(), (IMAGE,)], ids=["vector", "image"])
+def test_with_spectral_norm_no_logit_changes_faster_than_what_is_shown(images):
+    torch.manual_seed(0)
+    discriminator = Discriminator(3, list(images), hidden_size=7, spectral=True)
+    optimizer = torch.optim.Adam([discriminator.flatten()], lr=3e-2)
+    for _ in range(100):
+        found = discriminator.learn(batch(0, 16, images=images), batch(1, 16, images=images), torch.rand(16), 0.0)
+        optimizer.step()
+    assert float(found.expert_logits.mean()) > float(found.policy_logits.mean()) + 0.2
+    discriminator.eval()
+    for layer in discriminator.network:
+        if hasattr(layer, "weight"):
+            assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1, abs=0.02)
+    if not images:  # a convolution's norm is that of its kernel as a matrix, an estimate of the map's
+        ours, theirs = batch(2, 200).vector, batch(3, 200).vector
+        change = (discriminator(Samples(ours)) - discriminator(Samples(theirs))).abs()
+        assert (change <= 1.05 * (ours - theirs).norm(dim=1)).all()
+
+
 NESTED = spaces.Dict({"picture": IMAGE, "rest": spaces.Tuple((spaces.Discrete(3, start=1), spaces.MultiBinary(2)))})
 
 

@@ -365,7 +365,7 @@ def record_cartpole(num=4, length=30):
 LINE = "--env-name CartPole-v1 --gail --num-processes 2 --num-steps 16 --torch-threads 1 --save-dir saved"
 
 
-@pytest.mark.parametrize("learner", ["a2c", "ppo --num-mini-batch 2 --recurrent-policy", "acktr"])
+@pytest.mark.parametrize("learner", ["a2c --gail-spectral-norm", "ppo --num-mini-batch 2 --recurrent-policy", "acktr"])
 def test_resuming_equals_never_having_stopped(tmp_path, learner):
     record_cartpole()
     argv = f"--algo {learner} {LINE} --num-env-steps 640 --gail-warm-up 8 --subsample 4"

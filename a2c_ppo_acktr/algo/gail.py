@@ -76,6 +76,10 @@ class GAILConfig(ImitationConfig):
     )
     gail_lr: float = flag(1e-3, "learning rate of the discriminator", low=0)
     gail_penalty: float = flag(10.0, "weight of the gradient penalty", low=0)
+    gail_spectral_norm: bool = flag(
+        False,
+        "keep the spectral norm of the discriminator's layers at 1, beside or (--gail-penalty 0) without the penalty",
+    )
     gail_hidden_size: int = flag(100, "width of the discriminator's layers", low=1)
     gail_input: str = flag("state-action", "what the discriminator is shown of a step", choices=INPUTS)
     gail_reward: str = flag(
@@ -110,8 +114,8 @@ class GAIL(Algorithm):
         self.learner, self.policy, self.optimizer = learner, learner.policy, learner.optimizer
         self.gamma: float = learner.config.gamma
         self.encode = StepEncoder(learner.spaces, config.gail_input)
-        hidden, images = config.gail_hidden_size, self.encode.image_spaces
-        self.discriminator = Discriminator(self.encode.vector_size, images, hidden).to(self.device)
+        sizes = self.encode.vector_size, self.encode.image_spaces, config.gail_hidden_size
+        self.discriminator = Discriminator(*sizes, spectral=config.gail_spectral_norm).to(self.device)
         self.discriminator_optimizer = Adam(self.discriminator.flatten(), lr=config.gail_lr, eps=1e-8)
         self.return_rms = RunningMeanStd()
         self.running: np.ndarray | None = None
