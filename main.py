@@ -16,11 +16,11 @@ from a2c_ppo_acktr.utils import (
     Interrupted,
     StopOnSignals,
     UsageError,
-    keep_freed_memory,
     pick_device,
     preserve_rng,
     seed_everything,
     set_threads,
+    tune_process,
 )
 from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
 from evaluate import evaluate
@@ -34,7 +34,7 @@ def train(args: arguments.RunConfig) -> None:
     resumed = checkpoint.load(args.resume) if args.resume is not None else None
     demonstrations = load_demonstrations(args)
     seed_everything(args.seed, args.cuda_deterministic)
-    keep_freed_memory()
+    tune_process()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopOnSignals())
         envs = make_envs(args, args.num_processes, args.seed, training=True)

@@ -29,7 +29,7 @@ from a2c_ppo_acktr import algo, arguments, envs, families
 from a2c_ppo_acktr.adam import Adam
 from a2c_ppo_acktr.run import Run
 from a2c_ppo_acktr.storage import RolloutStorage
-from a2c_ppo_acktr.utils import keep_freed_memory, seed_everything, set_threads
+from a2c_ppo_acktr.utils import seed_everything, set_threads, tune_process
 from benchmarks.cells import CELLS, Cell
 
 WARMUP_UPDATES = 2
@@ -113,7 +113,7 @@ def build(cell: Cell, options: argparse.Namespace) -> Iterator[Parts]:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         args = parse(cell, options, folder)
         seed_everything(args.seed)
-        keep_freed_memory()
+        tune_process()
         environments = project.make_envs(args, args.num_processes, args.seed, training=True)
         stack.callback(environments.close)
         algorithm = project.make_algorithm(args, environments, project.load_demonstrations(args))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from a2c_ppo_acktr.adam import LARGEST, Adam
+from a2c_ppo_acktr.utils import tune_process
 
 
 def make(size=50, kind=Adam, **settings):
@@ -63,3 +64,18 @@ def test_the_state_is_saved_and_is_torchs(first, then):
     np.testing.assert_allclose(other.detach(), flat.detach(), rtol=1e-6, atol=0 if first is then else 1e-7)
     if first is then:
         assert torch.equal(other, flat)
+
+
+@pytest.mark.parametrize("size", [50, LARGEST + 1])
+def test_a_moment_whose_gradient_stays_zero_does_not_end_among_slow_numbers(size):
+    smallest = 2.0**-126  # of float32's normal numbers
+    try:
+        tune_process()
+        flat, optimizer = make(size)
+        step(flat, optimizer, torch.ones(size))
+        for _ in range(1000):
+            step(flat, optimizer, torch.zeros(size))
+        moment = optimizer.state[flat]["exp_avg"].abs()
+    finally:
+        torch.set_flush_denormal(False)
+    assert not ((moment > 0.0) & (moment < smallest)).any()

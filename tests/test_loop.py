@@ -36,6 +36,7 @@ def test_tape_of_the_loop(monkeypatch):
 
         monkeypatch.setattr(owner, name, wrapper)
 
+    record(main, "tune_process", "tune")
     record(Algorithm, "schedule", "schedule")
     record(Algorithm, "act", "act")
     record(Collector, "collect", "collect")
@@ -50,7 +51,7 @@ def test_tape_of_the_loop(monkeypatch):
     tape = [entry for i, entry in enumerate(tape) if not (entry == "act" and "evaluate" in tape[:i])]
     rollout = ["schedule", "collect", *["act", "insert"] * 3, "update", "returns", "after"]
     evaluation_and_best = ["evaluate", "save"]
-    assert tape == [*rollout, "save", *rollout, "save", *evaluation_and_best, "save"]
+    assert tape == ["tune", *rollout, "save", *rollout, "save", *evaluation_and_best, "save"]
 
 
 def final_state(folder):
