@@ -143,4 +143,5 @@ def _draw(panel: Any, curves: dict[int, Curve], whose: str) -> None:
 
 
 def _label(name: str) -> str:
-    return f"published: {ROWS[name].published}"
+    published = ROWS[name].published
+    return published if published.startswith("our expert") else f"published: {published}"
