@@ -11,12 +11,12 @@ class Row:
     flags: str
     """Command line of main.py, without steps and seed."""
     steps: int
-    seeds: tuple[int, ...]
     published: str
     """The figures as their source gives them."""
     reference: float | None
     """The one number to compare the mean with; None where none is published."""
     source: str
+    seeds: tuple[int, ...] = (1, 2, 3)
     metric: str = "training"
     """`training`: mean return of the last 100 training episodes. `evaluation`: of 100 episodes after training, the most
     probable action, normalizers frozen. `best`: the same of the checkpoint that did best in evaluations meanwhile."""
@@ -58,7 +58,6 @@ def _navigation(name: str, flags: str) -> "Row":
         name,
         f"{_NAVIGATION} {flags}",
         steps=300_000,
-        seeds=(1, 2, 3),
         published="none: our own task",
         reference=None,
         source="return is 1 - length / 200 where the platform is reached, -1 where it is not",
@@ -68,6 +67,7 @@ def _navigation(name: str, flags: str) -> "Row":
 _EXPERTS = {
     "cheetah": 5865.2,
     "hopper": 3641.8,
+    "minatar": 13.4,
     "cartpole": 500.0,
     "mountaincar": -99.9,
     "poor cartpole": 136.7,
@@ -94,6 +94,10 @@ _GAIL_CARTPOLE = "--algo ppo --env-name CartPole-v1 --preset classic --normalize
 _GAIL_HOPPER, _GAIL_CHEETAH = (
     f"--algo ppo --env-name {env}-v5 --preset mujoco --gail" for env in ("Hopper", "HalfCheetah")
 )
+_GAIL_MINATAR = (
+    "--algo ppo --env-name MinAtar/Breakout-v1 --preset atari --lr 1e-3 --gail --num-trajectories 50 --subsample 1 "
+    "--gail-warm-up 1 --gail-epoch 3"
+)
 _POOR = "--demonstrations gail_experts/trajs_{}_poor.npz"
 _IMITATION = [
     _imitation("gail-cartpole", "cartpole", _GAIL_CARTPOLE, 200_000),
@@ -106,6 +110,7 @@ _IMITATION = [
     _imitation("gail-cheetah", "cheetah", _GAIL_CHEETAH, 2_000_000),
     _imitation("gail-cheetah-blind", "cheetah", f"{_GAIL_CHEETAH} --gail-lr 0", 500_000, (1,)),
     _imitation("gail-cheetah-10M", "cheetah", _GAIL_CHEETAH, 10_000_000, (1,)),
+    _imitation("gail-minatar", "minatar", _GAIL_MINATAR, 1_000_000),
     *(
         _imitation(f"bc-cheetah-{num}", "cheetah", f"--algo bc --env-name HalfCheetah-v5 --num-trajectories {num}", 1)
         for num in (1, 4, 11, 25)
@@ -128,7 +133,6 @@ _ROWS = [
         "ppo-reacher-limits",
         "--algo ppo --env-name Reacher-v5 --preset mujoco",
         steps=1_000_000,
-        seeds=(1, 2, 3),
         published="-4.56 (-5.06, -4.84, -3.78)",
         reference=-4.56,
         source=UPSTREAM_V5,
@@ -139,7 +143,6 @@ _ROWS = [
         "--value-loss-coef 0.5 --ppo-epoch 10 --num-mini-batch 32 --gamma 0.99 --gae-lambda 0.95 "
         "--use-linear-lr-decay",
         steps=1_000_000,
-        seeds=(1, 2, 3),
         published="-6.24 (-5.4, -7.07)",
         reference=-6.24,
         source=UPSTREAM_V5,
@@ -157,7 +160,6 @@ _ROWS = [
         "ppo-cheetah-clipped",
         "--algo ppo --env-name HalfCheetah-v5 --preset mujoco --clip-actions",
         steps=1_000_000,
-        seeds=(1, 2, 3),
         published="2512 (unclipped: 4178, 1796, 1562)",
         reference=2512.0,
         source=UPSTREAM_V5,
@@ -166,7 +168,6 @@ _ROWS = [
         "a2c-cartpole",
         "--algo a2c --env-name CartPole-v1 --preset classic",
         steps=500_000,
-        seeds=(1, 2, 3),
         published="500",
         reference=500.0,
         source="RL Zoo, evaluation",
@@ -176,7 +177,6 @@ _ROWS = [
         "ppo-cartpole",
         "--algo ppo --env-name CartPole-v1 --preset classic",
         steps=200_000,
-        seeds=(1, 2, 3),
         published="500",
         reference=500.0,
         source="RL Zoo, evaluation (at 100k)",
@@ -186,7 +186,6 @@ _ROWS = [
         "ppo-cheetah-300k",
         "--algo ppo --env-name HalfCheetah-v5 --preset mujoco --clip-actions",  # as the code before always did
         steps=300_000,
-        seeds=(1, 2, 3),
         published="none at 300k",
         reference=None,
         source="for the curves before and after the work on speed",
@@ -195,7 +194,6 @@ _ROWS = [
         "acktr-cartpole",
         "--algo acktr --env-name CartPole-v1 --preset classic",
         steps=1_000_000,
-        seeds=(1, 2, 3),
         published="487.6",
         reference=487.6,
         source="Stable-Baselines 2's RL Zoo, one run, evaluation",
@@ -215,7 +213,6 @@ _ROWS = [
         "acktr-cheetah",
         f"--algo acktr --env-name HalfCheetah-v5 {_SHORT_ROLLOUTS}",
         steps=1_000_000,
-        seeds=(1, 2, 3),
         published="none; A2C beside it",
         reference=None,
         source="row a2c-cheetah, the same settings",
@@ -224,7 +221,6 @@ _ROWS = [
         "a2c-cheetah",
         f"--algo a2c --env-name HalfCheetah-v5 {_SHORT_ROLLOUTS}",
         steps=1_000_000,
-        seeds=(1, 2, 3),
         published="none; ACKTR beside it",
         reference=None,
         source="row acktr-cheetah, the same settings",
@@ -243,7 +239,6 @@ _ROWS = [
             f"{algo}-cartpole",
             f"--algo {algo} --env-name CartPole-v1",
             steps=50_000,
-            seeds=(1, 2, 3),
             published="500 (DQN)",
             reference=500.0,
             source="RL Zoo, evaluation",
@@ -256,7 +251,6 @@ _ROWS = [
             f"{algo}-mountaincar",
             f"--algo {algo} --env-name MountainCar-v0 --preset mountain-car",
             steps=120_000,
-            seeds=(1, 2, 3),
             published="-100.8 (DQN)",
             reference=-100.8,
             source="RL Zoo, evaluation",
@@ -269,7 +263,6 @@ _ROWS = [
             f"{algo}-cartpole-hidden",
             f"--algo {algo} --env-name CartPole-v1 --hide-observations 1 3",
             steps=100_000,
-            seeds=(1, 2, 3),
             published="none; R2D1 and DQN beside each other",
             reference=None,
             source="velocities hidden",
@@ -282,7 +275,6 @@ _ROWS = [
             f"{algo}-cue",
             f"--algo {algo} --env-name tests.probe_envs:RememberLong-v0",
             steps=30_000,
-            seeds=(1, 2, 3),
             published="none; R2D1 and DQN beside each other",
             reference=None,
             source="a cue, ten blank observations, reward 1 for what the cue named; 0.5 without memory",

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2c_ppo_acktr import expert
+from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.trajectories import save
 from a2c_ppo_acktr.utils import UsageError
@@ -257,3 +259,26 @@ def test_nested_observations_that_do_not_fit_are_named_by_their_part(tmp_path, s
     save(tmp_path / "n.npz", vectors(make=nested))
     with pytest.raises(UsageError, match=says):
         expert.load(tmp_path / "n.npz").check(space, COIN)
+
+
+FOLDER = Path(__file__).resolve().parent.parent / "gail_experts"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.npz")), ids=lambda path: path.stem)
+def test_shipped_files_fit_their_environments_and_are_as_the_readme_says(path):
+    demos = expert.load(path)
+    envs = make_vec_envs(demos.meta["env_name"], 1, seed=0, gamma=0.99)
+    try:
+        demos.check(envs.observation_space, envs.action_space)
+    finally:
+        envs.close()
+    sums = np.bincount(demos.episodes, demos.rewards)
+    np.testing.assert_allclose(sums, demos.returns, rtol=1e-5)
+    (row,) = (line for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith(f"| `{path.name}`"))
+    _, _, episodes, figures, _, recorded, _ = (cell.strip(" `") for cell in row.split("|"))
+    mean, std = map(float, figures.split(" ± "))
+    assert int(episodes) == len(demos.returns)
+    assert (mean, std) == pytest.approx(
+        (demos.returns.mean(), demos.returns.std()), abs=0.501 if mean > 1000 else 0.0501
+    )
+    assert demos.meta["command"] == f"python gail_experts/record.py {recorded}"
