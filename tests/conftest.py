@@ -13,8 +13,10 @@ prepare_rendering()  # before any test imports what draws
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _settings_of_the_process():
+    """Not those that `tune_process` of an earlier test left: Hypothesis draws subnormal numbers."""
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
