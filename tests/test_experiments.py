@@ -132,7 +132,7 @@ def test_a_timeout_kills_what_does_not_listen(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("signum", launcher.Scheduler.SIGNALS, ids=lambda signum: signum.name)
 def test_a_signal_stops_the_runs_and_is_no_failure(tmp_path, run_instead, signum):
-    run_instead("trap 'echo saved >> $1.done; kill $!; exit 143' TERM; sleep 60 & echo >> $1.begun; wait")
+    run_instead("trap 'echo saved >> $1.done; kill $!; wait $!; exit 143' TERM; sleep 60 & echo >> $1.begun; wait")
     queue = make_queue(tmp_path, runs=3)
     scheduler = start_scheduler(queue, slots=2, retries=0)
     wait_until(lambda: sum(traces(queue, "begun")) == 2)
