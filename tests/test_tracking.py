@@ -38,6 +38,7 @@ def records_of(run):
     """Every record of a run's newest offline file, which is a log as LevelDB's: blocks of 32 kB, records in pieces."""
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # the library's process writes the end of a finished run in its own time
     data, at, whole, records = max(Path(run).glob("wandb/offline-run-*/*.wandb")).read_bytes(), 7, b"", []
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:
