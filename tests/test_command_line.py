@@ -18,6 +18,8 @@ from a2c_ppo_acktr import arguments, checkpoint
 from a2c_ppo_acktr.algo import ALGORITHMS
 from a2c_ppo_acktr.arguments import ACTOR_CRITICS
 from a2c_ppo_acktr.utils import UsageError
+from benchmarks.cells import CELLS
+from benchmarks.rows import ROWS
 
 ROOT = Path(__file__).parent.parent
 
@@ -296,6 +298,14 @@ def test_every_command_of_the_readme_is_parsed():
             module = {"evaluate.py": evaluate, "enjoy.py": enjoy}[words[script]]
             module.make_parser().parse_args(argv)
     assert all(count > 0 for count in programs.values()), programs
+
+
+@pytest.mark.parametrize(("flag", "known"), [("rows", ROWS), ("cells", CELLS), ("profile", CELLS)])
+def test_the_rows_and_cells_that_the_pages_name_exist(flag, known):
+    text = (ROOT / "README.md").read_text() + (ROOT / "benchmarks/README.md").read_text()
+    named = {name for names in re.findall(rf"--{flag} ([\w,-]+)", text) for name in names.split(",") if name}
+    assert named
+    assert named - {"CELL"} <= set(known)
 
 
 @pytest.mark.parametrize("lacks", [False, True])
