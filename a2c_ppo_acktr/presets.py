@@ -35,6 +35,9 @@ PRESETS: dict[str, dict[str, str]] = {
         # upstream's README
         "atari": "--use-gae --lr 2.5e-4 --clip-param 0.1 --value-loss-coef 0.5 --num-processes 8 --num-steps 128 "
         "--num-mini-batch 4 --use-linear-lr-decay --entropy-coef 0.01",
+        # our own, for Navigation-v0 with a GRU or without; 300k steps are enough
+        "navigation": "--use-gae --use-proper-time-limits --no-normalize-env --num-processes 16 --num-steps 128 "
+        "--num-mini-batch 4 --lr 1e-3 --use-linear-lr-decay",
     },
     **{algo: Q_LEARNING for algo in ("dqn", "c51", "qr_dqn", "iqn", "rainbow")},
 }

@@ -264,6 +264,11 @@ def test_presets_are_the_recipes_and_flags_beside_them_win():
     assert (preset.num_steps, preset.num_processes) == (2048, 1)
     assert parse("--lr 1 --algo ppo --preset mujoco --num-mini-batch 8").config.lr == 1
     assert parse(RECIPES[1]).config == parse("--algo ppo --preset atari").config
+    row = parse(ROWS["navigation-feed-forward"].flags)
+    network = "--nn-base FlexBase --nn-base-kwargs num_layers=2 num_shared_layers=1"
+    preset = parse(f"--algo ppo --env-name Navigation-v0 --preset navigation {network}")
+    assert preset.config == row.config
+    assert (preset.num_steps, preset.num_processes, preset.normalize_env) == (128, 16, False)
 
 
 def test_values_of_key_value_flags():
