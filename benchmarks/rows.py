@@ -110,7 +110,7 @@ _IMITATION = [
     _imitation("gail-cheetah", "cheetah", _GAIL_CHEETAH, 2_000_000),
     _imitation("gail-cheetah-blind", "cheetah", f"{_GAIL_CHEETAH} --gail-lr 0", 500_000, (1,)),
     _imitation("gail-cheetah-10M", "cheetah", _GAIL_CHEETAH, 10_000_000, (1,)),
-    _imitation("gail-minatar", "minatar", _GAIL_MINATAR, 1_000_000),
+    _imitation("gail-minatar", "minatar", _GAIL_MINATAR, 2_000_000),
     *(
         _imitation(f"bc-cheetah-{num}", "cheetah", f"--algo bc --env-name HalfCheetah-v5 --num-trajectories {num}", 1)
         for num in (1, 4, 11, 25)
