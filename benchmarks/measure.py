@@ -60,7 +60,7 @@ class Stopwatch:
         """Count the steps that torch's hooks do not see."""
         if isinstance(optimizer, Adam):
             step = optimizer.step
-            optimizer.step = lambda: self._count(step())  # type: ignore[assignment]
+            optimizer.step = lambda: self._count(step())  # type: ignore[assignment]  # of this instance alone
 
     @property
     def gradient_steps(self) -> float:
