@@ -230,12 +230,15 @@ def test_a_buffer_that_is_full_has_enough_to_learn_from():
 def test_epsilon_and_beta_go_by_environment_steps():
     settings = {"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_steps": 200, "priority_beta": 0.4}
     algorithm, noisy = make("dqn", **settings), make("dqn", noisy=True, **settings)
+    both = make("dqn", noisy=True, noisy_epsilon=0.2, **settings)
     for env_steps, epsilon, beta in [(0, 0.9, 0.4), (50, 0.7, 0.43), (200, 0.1, 0.52), (1000, 0.1, 1.0)]:
         algorithm.schedule(env_steps, 1000)
         noisy.schedule(env_steps, 1000)
+        both.schedule(env_steps, 1000)
         assert algorithm.epsilon == pytest.approx(epsilon)
         assert algorithm.beta == pytest.approx(beta)
         assert noisy.epsilon == 0
+        assert both.epsilon == 0.2
 
 
 def test_the_learning_rate_decays_where_it_is_asked_to():

@@ -249,6 +249,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_creates_nothing(line, says, c
     ("line", "says"),
     [
         ("--algo dqn --sigma 0.1", "--sigma has no effect without --noisy"),
+        ("--algo c51 --noisy-epsilon 0.1", "--noisy-epsilon has no effect without --noisy"),
         ("--algo dqn --priority-beta 0.1", "--priority-beta has no effect without --prioritized"),
         ("--algo dqn --noisy --epsilon-end 0.1", "--epsilon-end has no effect with --noisy"),
         ("--algo rainbow --epsilon-steps 10", "--epsilon-steps has no effect with --noisy"),

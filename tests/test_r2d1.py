@@ -168,6 +168,7 @@ def test_every_environment_explores_by_its_own_epsilon():
     np.testing.assert_allclose(algorithm.epsilons(8), 0.4 ** np.arange(1.0, 9.0))
     np.testing.assert_allclose(algorithm.epsilons(1), [0.4**4.5])
     assert make(noisy=True).epsilons(3).tolist() == [0, 0, 0]
+    assert make(noisy=True, noisy_epsilon=0.1).epsilons(2).tolist() == [0.1, 0.1]
     np.random.seed(0)
     obs, num = torch.randn(4, 3), 4000
     carry, masks = algorithm.initial_carry(4), torch.ones(4)

@@ -59,6 +59,7 @@ class DQNConfig:
     dueling: bool = flag(False, "one head for the value and one for advantages")
     noisy: bool = flag(False, "explore by noise in the weights instead of epsilon")
     sigma: float = flag(0.5, "initial deviation of noisy weights, times the root of a layer's inputs", low=0)
+    noisy_epsilon: float = flag(0.0, "probability of a random action beside that noise", low=0, high=1)
     prioritized: bool = flag(False, "sample in proportion to the last error")
     priority_alpha: float = flag(0.6, "exponent of priorities", low=0)
     priority_beta: float = flag(0.4, "exponent of importance weights at the start; 1 in the end", low=0, high=1)
@@ -82,7 +83,7 @@ class DQNConfig:
             names = ("epsilon_start", "epsilon_end", "epsilon_steps")
             reasons |= dict.fromkeys(names, "has no effect with --noisy")
         else:
-            reasons["sigma"] = "has no effect without --noisy"
+            reasons |= dict.fromkeys(("sigma", "noisy_epsilon"), "has no effect without --noisy")
         return reasons
 
 
@@ -245,8 +246,8 @@ class DQN(Algorithm):
         """Set what depends on progress: learning rate, epsilon, beta."""
         super().schedule(env_steps, total)
         config, self.env_steps = self.config, env_steps
-        left = linear_decay(1.0, env_steps, config.epsilon_steps)
-        self.epsilon = 0.0 if config.noisy else config.epsilon_end + left * (config.epsilon_start - config.epsilon_end)
+        decayed = linear_decay(config.epsilon_start - config.epsilon_end, env_steps, config.epsilon_steps)
+        self.epsilon = config.noisy_epsilon if config.noisy else config.epsilon_end + decayed
         self.beta = 1.0 - linear_decay(1.0 - config.priority_beta, env_steps, total)
 
     def make_storage(self, num_steps: int, num_envs: int) -> Any:

@@ -138,7 +138,7 @@ class R2D1(DQN):
     def epsilons(self, num_envs: int) -> np.ndarray:
         """See `DQN`: one per environment."""
         if self.config.noisy:
-            return np.zeros(num_envs)
+            return np.full(num_envs, self.config.noisy_epsilon)
         place = np.linspace(0.0, 1.0, num_envs) if num_envs > 1 else np.array([0.5])
         return self.config.epsilon_base ** (1.0 + self.config.epsilon_power * place)
 
