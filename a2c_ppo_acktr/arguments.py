@@ -244,8 +244,6 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {part}: expected a name below --save-dir")
     if args.gail and args.algo not in ACTOR_CRITICS:
         raise UsageError(f"--gail: goes around {', '.join(ACTOR_CRITICS)}, not {args.algo}")
-    if args.gail:
-        args.gail_config.check(args.config.gamma)
     if args.normalize_env and ALGORITHMS[args.algo].reads_rewards:
         raise UsageError(f"--normalize-env: {args.algo} reads rewards, which an evaluation does not normalize")
     if args.track and importlib.util.find_spec("wandb") is None:

@@ -152,7 +152,7 @@ def slow_rewards(logits, terminated, truncated, gamma, form, absorbing):
     }
     sums, running = [], np.zeros(logits[0].shape[1])
     for rollout_logits, t_end, cut, alone in zip(logits, terminated, truncated, absorbing, strict=True):
-        rewards = np.vectorize(forms[form])(rollout_logits)
+        rewards = np.vectorize(forms[form])(rollout_logits) - forms[form](alone)
         for t in range(len(rewards)):
             for env in range(rewards.shape[1]):
                 running[env] = gamma * running[env] + rewards[t, env]
@@ -160,12 +160,11 @@ def slow_rewards(logits, terminated, truncated, gamma, form, absorbing):
                 if t_end[t, env] or cut[t, env]:
                     running[env] = 0.0
         scale = math.sqrt(np.var(sums) + 1e-8)
-        tail = sum(gamma**k * forms[form](alone) for k in range(1, 5000))
-        yield (rewards + tail * t_end) / scale
+        yield rewards / scale
 
 
 @pytest.mark.parametrize("form", gail.REWARDS)
-def test_rewards_are_scaled_and_go_on_after_death_but_not_after_a_time_limit(form):
+def test_rewards_are_scaled_and_counted_from_the_absorbing_state(form):
     envs = probe("Counter", num_envs=4)
     agent = wrap(
         "a2c", envs, shown_by(envs, lambda obs: np.ones(4, np.int64), 60), gail_reward=form, learner={"gamma": 0.9}
@@ -188,6 +187,42 @@ def test_rewards_are_scaled_and_go_on_after_death_but_not_after_a_time_limit(for
     expected = slow_rewards(logits, terminated, truncated, 0.9, form, absorbing)
     for ours, theirs in zip(found, expected, strict=True):
         assert np.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", gail.REWARDS)
+def test_an_episode_is_worth_what_it_gives_when_the_absorbing_state_goes_on_for_ever(form):
+    """The discounted sum of endless rewards, but for a constant that no policy can change."""
+    envs, gamma = probe("Counter", num_envs=4), 0.9
+    shown = shown_by(envs, lambda obs: np.ones(4, np.int64), 60)
+    agent = wrap("a2c", envs, shown, gail_reward=form, learner={"gamma": gamma})
+    storage = rollout(agent, envs, 40)
+    agent.update(storage)
+    reward, scale = gail.REWARDS[form], math.sqrt(agent.return_rms.var + 1e-8)
+    with torch.no_grad():
+        plain = reward(agent.discriminator(agent.policy_samples(storage))).view(40, 4)
+        absorbing = reward(agent.discriminator(agent.encode.absorbing(1, torch.device("cpu")))).item()
+    constant = absorbing / (1 - gamma) / scale
+    deaths = storage.terminated.nonzero().tolist()
+    assert len({t for t, _ in deaths}) > 2
+    for t, env in deaths:
+        endless = [*plain[: t + 1, env].tolist(), *[absorbing] * 3000]
+        assert sum(gamma**k * r for k, r in enumerate(endless)) / scale == pytest.approx(
+            sum(gamma**k * r for k, r in enumerate(storage.rewards[: t + 1, env].tolist())) + constant, abs=1e-4
+        )
+
+
+def test_the_absorbing_state_counts_from_the_first_death_on():
+    """Before, the discriminator has never been shown it, and what it says of it is chance."""
+    envs = probe("EndlessReward", num_envs=4)
+    agent = wrap("a2c", envs, shown_by(envs, lambda obs: np.ones(4, np.int64), 60))
+    storage = rollout(agent, envs)
+    for died, counts in ((False, False), (True, True), (False, True)):
+        storage.terminated[3, 2] = died
+        agent.update(storage)
+        absorbing = agent.discriminator(agent.encode.absorbing(1, torch.device("cpu"))).item()
+        logits = agent.discriminator(agent.policy_samples(storage)).view(16, 4) - counts * absorbing
+        scale = math.sqrt(agent.return_rms.var + 1e-8)
+        assert torch.allclose(storage.rewards, logits / scale, rtol=1e-4, atol=1e-5)
 
 
 def test_deaths_alone_are_shown_as_absorbing_as_often_as_they_happen(monkeypatch):

@@ -10,8 +10,14 @@ The rewards take the place of the environment's in the rollout, and the learner 
 computed from D itself, so that none is infinite where the sigmoid is 1 or 0.
 
 With `--gail-absorbing` an episode that ended in a terminal state goes on for ever in one absorbing state that the
-discriminator knows, and r(absorbing) gamma / (1 - gamma) is added to its last reward: neither living long nor dying
-early is worth anything by itself (Kostrikov et al. 2019). A time limit is no terminal state.
+discriminator knows: neither living long nor dying early is worth anything by itself (Kostrikov et al. 2019). Rewards
+are counted from the absorbing state's, as r(D) - r(absorbing), with 0 after the end:
+
+    sum_{t < T} gamma^t r_t + gamma^T r(absorbing) / (1 - gamma)
+        = sum_{t < T} gamma^t (r_t - r(absorbing)) + r(absorbing) / (1 - gamma)
+
+The last term is the same for all policies, and without it no single reward is a hundred times as large as the others. A
+time limit is no terminal state, and where no episode has ended in one there is nothing to count from.
 
 Deviations from the paper:
 1. The gradient penalty of Gulrajani et al. 2017, weight 10, and the reward `logit`, both upstream's.
@@ -25,7 +31,7 @@ Metrics are means over the batches of the discriminator's update:
     gail/discriminator_loss, gail/gradient_penalty   what it minimizes, without the penalty's weight
     gail/expert_logit, gail/policy_logit             D
     gail/accuracy           share of steps, half of them the expert's, that D tells apart
-    gail/imitation_reward   mean r(D) of the rollout, before scaling and without absorbing states
+    gail/imitation_reward   mean r(D) of the rollout, before the absorbing state's is subtracted and before scaling
 """
 
 import math
@@ -87,11 +93,6 @@ class GAILConfig(ImitationConfig):
     )
     gail_absorbing: bool = flag(True, "let terminated episodes go on in an absorbing state: no bias to live or die")
 
-    def check(self, gamma: float) -> None:
-        """Raise `UsageError` where the settings do not go with the learner's discount."""
-        if self.gail_absorbing and gamma == 1.0:
-            raise UsageError("--gamma 1: an absorbing state is for ever, so it needs --no-gail-absorbing")
-
     def without_effect(self) -> dict[str, str]:
         """Fields that the other settings switch off, with the reason."""
         given = "has no effect with --demonstrations"
@@ -120,6 +121,8 @@ class GAIL(Algorithm):
         self.return_rms = RunningMeanStd()
         self.running: np.ndarray | None = None
         self.updates = 0
+        self.mortal = False
+        """Whether an episode, the expert's or the learner's, has ended in a terminal state."""
 
     def study(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
         """See `Algorithm`."""
@@ -127,6 +130,7 @@ class GAIL(Algorithm):
         own = demonstrations.with_next() if self.config.gail_input == "state-next-state" else demonstrations
         self.raw_obs, self.raw_next_obs = own.obs, own.next_obs
         self.expert_actions = to_tensor(own.actions, self.device)
+        self.mortal = bool(demonstrations.deaths.any())
         per_step = ABSORBING_STEPS * demonstrations.deaths.sum() / demonstrations.lengths.sum()
         self.num_absorbing = math.ceil(per_step * len(own))
         self.expert: Samples | None = None
@@ -197,21 +201,21 @@ class GAIL(Algorithm):
     def write_rewards(self, steps: Samples, storage: RolloutStorage) -> float:
         """Write the scaled rewards into the rollout; returns their mean before."""
         reward = REWARDS[self.config.gail_reward]
-        rewards = reward(self.discriminator(steps)).view(storage.rewards.shape).cpu().numpy()
+        rewards = reward(self.discriminator(steps)).view(storage.rewards.shape)
+        mean = float(rewards.mean())
+        self.mortal |= bool(storage.terminated.any())
+        if self.config.gail_absorbing and self.mortal:
+            rewards = rewards - reward(self.discriminator(self.encode.absorbing(1, self.device)))
         ended = (storage.terminated | storage.truncated).cpu().numpy()
         running = self.running if self.running is not None else np.zeros(storage.num_envs)
-        sums = np.empty_like(rewards, np.float64)
-        for t in range(len(rewards)):
-            sums[t] = running = self.gamma * running + rewards[t]
+        sums = np.empty(rewards.shape)
+        for t, row in enumerate(rewards.cpu().numpy()):
+            sums[t] = running = self.gamma * running + row
             running = np.where(ended[t], 0.0, running)
         self.running = running
         self.return_rms.update(sums.ravel())
-        total = torch.as_tensor(rewards, device=self.device)
-        if self.config.gail_absorbing:
-            for_ever = reward(self.discriminator(self.encode.absorbing(1, self.device))) / (1.0 - self.gamma)
-            total = total + self.gamma * for_ever * storage.terminated
-        storage.rewards.copy_(total / math.sqrt(self.return_rms.var + 1e-8))
-        return float(rewards.mean())
+        storage.rewards.copy_(rewards / math.sqrt(self.return_rms.var + 1e-8))
+        return mean
 
     def state_dict(self) -> dict[str, Any]:
         """The learner's, so that it can be played without demonstrations, and under `gail` what learning needs."""
@@ -221,6 +225,7 @@ class GAIL(Algorithm):
             "return_rms": self.return_rms.state_dict(),
             "running": self.running,
             "updates": self.updates,
+            "mortal": self.mortal,
         }
         return self.learner.state_dict() | {"gail": own}
 
@@ -234,7 +239,7 @@ class GAIL(Algorithm):
         self.discriminator_optimizer.load_state_dict(own["optimizer"])
         self.return_rms.load_state_dict(own["return_rms"])
         self.running = None if own["running"] is None else np.array(own["running"])
-        self.updates = own["updates"]
+        self.updates, self.mortal = own["updates"], own["mortal"]
         self._freeze_statistics()
 
     def initial_carry(self, num_envs: int) -> Tensor:
