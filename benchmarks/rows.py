@@ -96,7 +96,7 @@ _GAIL_HOPPER, _GAIL_CHEETAH = (
 )
 _GAIL_MINATAR = (
     "--algo ppo --env-name MinAtar/Breakout-v1 --preset atari --lr 1e-3 --gail --num-trajectories 50 --subsample 1 "
-    "--gail-warm-up 1 --gail-epoch 3"
+    "--gail-warm-up 1 --gail-epoch 1"
 )
 _POOR = "--demonstrations gail_experts/trajs_{}_poor.npz"
 _IMITATION = [
@@ -110,11 +110,12 @@ _IMITATION = [
     _imitation("gail-cheetah", "cheetah", _GAIL_CHEETAH, 2_000_000),
     _imitation("gail-cheetah-blind", "cheetah", f"{_GAIL_CHEETAH} --gail-lr 0", 500_000, (1,)),
     _imitation("gail-cheetah-10M", "cheetah", _GAIL_CHEETAH, 10_000_000, (1,)),
-    _imitation("gail-minatar", "minatar", _GAIL_MINATAR, 2_000_000),
+    _imitation("gail-minatar", "minatar", _GAIL_MINATAR, 500_000),
     *(
         _imitation(f"bc-cheetah-{num}", "cheetah", f"--algo bc --env-name HalfCheetah-v5 --num-trajectories {num}", 1)
         for num in (1, 4, 11, 25)
     ),
+    _imitation("bc-minatar", "minatar", "--algo bc --env-name MinAtar/Breakout-v1", 1),
     _imitation("bc-cartpole", "cartpole", "--algo bc --env-name CartPole-v1", 1),
     _imitation("bco-cartpole", "cartpole", "--algo bco --env-name CartPole-v1", 10_000),
     _imitation(
