@@ -16,7 +16,7 @@ from a2c_ppo_acktr import __version__, checkpoint, histograms
 from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.logger import Clock, Logger
 from a2c_ppo_acktr.tracking import Tracker
-from a2c_ppo_acktr.utils import get_rng_state, set_rng_state
+from a2c_ppo_acktr.utils import UsageError, get_rng_state, set_rng_state
 
 LINE_SECONDS, CHECKPOINT_SECONDS, BEST_SECONDS = 1.0, 60.0, 10.0
 RECORDED_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "mujoco", "ale-py")
@@ -243,7 +243,10 @@ class Run:
 
     def _restore(self, state: dict[str, Any]) -> bool:
         """Inverse of `state_dict`; returns whether running episodes continue."""
-        self.algorithm.load_state_dict(state["algorithm"])
+        try:
+            self.algorithm.load_state_dict(state["algorithm"])
+        except KeyError as error:
+            raise UsageError(f"--resume: the run is of another version, which kept no {error}") from error
         if self.normalizer is not None and state["normalizer"] is not None:
             self.normalizer.load_state_dict(state["normalizer"])
         episodes_continue = self.collector.load_state_dict(state["collector"])

@@ -64,6 +64,22 @@ def test_a_run_that_learned_from_rewards_does_not_go_on_with_gail(capsys):
     assert "trained without it" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_another_version_is_refused_in_one_line_and_kept(tmp_path, capsys):
+    record_cartpole()
+    assert main.main(f"{LINE} --num-env-steps 64 --log-dir run".split()) == 0
+    path = tmp_path / "run" / "checkpoints" / "latest.pt"
+    state = checkpoint.load(path)
+    del state["algorithm"]["gail"]["mortal"]
+    checkpoint.save(path, state)
+    files = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    capsys.readouterr()
+    assert main.main("--resume run --num-env-steps 96".split()) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "main.py: error: --resume: the run is of another version, which kept no 'mortal'"
+    ]
+    assert files == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+
+
 def test_true_returns_are_logged_beside_the_imitation_reward(tmp_path):
     record_cartpole()
     main.train(arguments.parse(f"{LINE} --num-env-steps 640 --log-interval 1 --log-dir run".split()))
