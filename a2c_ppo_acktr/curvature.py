@@ -261,12 +261,17 @@ def damped_inverses(inputs: Tensor, outputs: Tensor, damping: float) -> tuple[Te
 
 
 def faster_device(size: int, device: torch.device) -> torch.device:
-    """Where eigenvectors of a matrix of `size` are found faster: on a GPU or, which often wins, on its host."""
-    if device.type == "cpu":
-        return device
+    """Where eigenvectors of a matrix of `size` are found faster: on a GPU or, which often wins, on its host.
+
+    Without measuring it is the host where results have to repeat (--cuda-deterministic).
+    """
+    host = torch.device("cpu")
+    if device.type == "cpu" or torch.are_deterministic_algorithms_enabled():
+        return host
     seconds = {}
-    for candidate in (device, torch.device("cpu")):
-        matrix = second_moment(torch.randn(size, size, device=device)) / size
+    sample = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(device)  # not of the run's numbers
+    matrix = second_moment(sample) / size
+    for candidate in (device, host):
         for _ in range(2):  # the first pays for libraries that are loaded
             torch.cuda.synchronize(device)
             begin = time.perf_counter()
