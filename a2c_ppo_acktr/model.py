@@ -12,6 +12,7 @@ from a2c_ppo_acktr.bases import BaseOutput, FlexBase, Layers, MLPBase, check_bas
 from a2c_ppo_acktr.distributions import Distribution, make_head
 from a2c_ppo_acktr.encoders import ImageEncoder
 from a2c_ppo_acktr.fused import FusedPolicy
+from a2c_ppo_acktr.graphs import recorded
 from a2c_ppo_acktr.interfaces import ACTION_MASK, Evaluation, Tree
 from a2c_ppo_acktr.utils import arrays, flat_indices, flatten_parameters
 
@@ -78,6 +79,8 @@ class Policy(nn.Module):
         self.flat_grad = flat.grad
         known = type(self.base) in (FlexBase, MLPBase)
         self.fused = FusedPolicy(self, flat) if known and FusedPolicy.fits(self) else None
+        if flat.is_cuda and self.carry_size == 0:  # a carry outlasts the next call
+            self.act = recorded(self.act, flat.device)  # type: ignore[method-assign]
         return flat
 
     def freeze(self, names: set[str]) -> None:

@@ -271,6 +271,21 @@ class Prediction(NamedTuple):
     """Given the derivative of a loss by the outputs, set the gradient of the network's flat parameters."""
 
 
+class Losses(NamedTuple):
+    """What a batch of B windows gave."""
+
+    losses: Any
+    """[B], unweighted; arrays as of `utils.arrays`, as all that follows."""
+    slopes: Any
+    """[B, ...] derivatives of the losses by the network's outputs."""
+    priorities: Any
+    """[B] what the windows are sampled by from now on."""
+    values: Any
+    """[B] Q of the actions that were taken."""
+    backward: Callable[[Any], None]
+    """See `Prediction`."""
+
+
 class _Part(NamedTuple):
     """An `MLP` in NumPy: its parameters and their gradients as views."""
 

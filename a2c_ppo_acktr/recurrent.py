@@ -1,5 +1,6 @@
 """Recurrent cores over whole rollouts, with state resets inside them."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.utils import init_orthogonal
+
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+"""On a GPU cuDNN copies them at every call, since all parameters of a network are parts of one vector."""
 
 
 class _GRUSteps(torch.autograd.Function):

@@ -74,6 +74,13 @@ def arrays(*tensors: Tensor | np.ndarray) -> tuple[Any, list[Any]]:
     return torch, [torch.as_tensor(tensor).detach() for tensor in tensors]
 
 
+def count(array: Any) -> Any:
+    """0, 1, 2, ... along the first axis of an array as of `arrays`."""
+    if isinstance(array, np.ndarray):
+        return np.arange(len(array))
+    return torch.arange(len(array), device=array.device)
+
+
 class Later:
     """A number that is computed when it is asked for: of the metrics of an update most are never written."""
 

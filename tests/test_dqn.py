@@ -1,6 +1,5 @@
 """DQN and its descendants: targets on tables of Q, gradients against loops, when they learn and how they explore."""
 
-import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,7 +104,7 @@ def test_the_gradient_of_learning_is_that_of_a_loop_over_weighted_windows(name, 
         name, VECTOR, hidden_size=[8, 8], double=double, dueling=dueling, prioritized=True, max_grad_norm=1e9, **extra
     )
     algorithm.target_parameters.data += 0.3 * torch.randn_like(algorithm.target_parameters)
-    batch, asked, kept = random_batch(), [], []
+    batch, asked = random_batch(), []
     original = ImplicitNetwork.quantiles
 
     def quantiles(network, obs, fractions):
@@ -115,19 +114,16 @@ def test_the_gradient_of_learning_is_that_of_a_loop_over_weighted_windows(name, 
 
     monkeypatch.setattr(ImplicitNetwork, "quantiles", quantiles)
 
-    def sample(size, beta):
-        kept.append([copy.deepcopy(layer.noise) for layer in algorithm.policy.noisy_layers])
-        return batch
-
     before = {key: value.clone() for key, value in algorithm.policy.state_dict().items()}
     priorities = []
-    metrics = algorithm.learn(SimpleNamespace(sample=sample, update_priorities=lambda *new: priorities.append(new)))
+    replay = SimpleNamespace(sample=lambda *sizes: batch, update_priorities=lambda *new: priorities.append(new))
+    metrics = algorithm.learn(replay)
     gradient = {key: p.grad.clone() for key, p in algorithm.policy.named_parameters()}
     algorithm.policy.load_state_dict(before)
     twin = by_modules(algorithm.make_network())
     twin.load_state_dict({key: before[key] for key in twin.state_dict()})
-    for layer, noise in zip(twin.noisy_layers, kept[0], strict=True):
-        layer.noise = noise
+    for layer, own in zip(twin.noisy_layers, algorithm.policy.noisy_layers, strict=True):
+        layer.noise = own.noise
     losses = slow_losses(algorithm, {"rainbow": "c51"}.get(name, name), twin, batch, asked)
     total = sum(weight * loss for weight, loss in zip(batch.weights, losses, strict=True)) / len(losses)
     total.backward()
@@ -282,12 +278,11 @@ def test_noise_explores_and_is_drawn_anew_for_every_step_and_gradient_step():
     assert not torch.equal(act(algorithm, obs, explore=True), act(algorithm, obs, explore=True))
     act(algorithm, obs, explore=False)
 
-    def sample(size, beta):
+    def look(*given):
         seen.extend(network.advantage[0].noise[0].clone() for network in (algorithm.policy, algorithm.target))
-        return batch
 
     for _ in range(2):
-        algorithm.learn(SimpleNamespace(sample=sample, update_priorities=lambda *given: None))
+        algorithm.learn(SimpleNamespace(sample=lambda size, beta: batch, update_priorities=look))
     assert len({tuple(noise.tolist()) for noise in seen}) == 4
 
 

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = "a2c_ppo_acktr"
-BOTTOM = {"interfaces", "utils", "flags", "spaces", "normalization", "returns", "distributional"}
+BOTTOM = {"interfaces", "utils", "flags", "spaces", "normalization", "returns", "distributional", "graphs"}
 NETWORKS = {"encoders", "recurrent", "distributions"}
 MEMORY = {"storage", "slots", "replay", "sequences", "priorities"}
 LEARNING = (

@@ -202,18 +202,22 @@ def test_each_optimizer_moves_its_own_part(env_id, optimizer):
 def test_epochs_count_and_only_the_policys_end_early(monkeypatch):
     algorithm, storage = collected(num_mini_batch=2, policy_epochs=3, value_epochs=5, lr=1e-3)
     steps = {True: 0, False: 0}
-    original = algorithm._step
 
-    def count(part, *args):
-        steps[part.policy] += 1
-        return original(part, *args)
+    def count():
+        for part in algorithm.passes:
 
-    monkeypatch.setattr(algorithm, "_step", count)
+            def step(part=part, original=part.optimizer.step):
+                steps[part.policy] += 1
+                original()
+
+            monkeypatch.setattr(part.optimizer, "step", step)
+
+    count()
     algorithm.update(storage)
     assert steps == {True: 6, False: 10}
     algorithm, storage = collected(num_mini_batch=2, policy_epochs=50, value_epochs=5, lr=1e-2, target_kl=1e-3)
-    original, steps = algorithm._step, {True: 0, False: 0}
-    monkeypatch.setattr(algorithm, "_step", count)
+    steps = {True: 0, False: 0}
+    count()
     algorithm.update(storage)
     assert steps[True] < 100
     assert steps[False] == 10

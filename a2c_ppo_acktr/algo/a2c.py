@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, make_optimizer, make_policy
 from a2c_ppo_acktr.flags import flag
@@ -58,6 +57,7 @@ class A2C(Algorithm):
         self.policy = make_policy(spaces, config).to(device)
         self.parameters = self.policy.flatten()
         self.optimizer = self.make_optimizer()
+        self.gradient = self.recorded(self._gradient)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """What moves the parameters."""
@@ -68,18 +68,11 @@ class A2C(Algorithm):
     @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """One step on the rollout."""
-        config, policy = self.config, self.policy
         self.prepare(storage)
-        batch = storage.whole(recurrent=policy.carry_size > 0)
-        new = self.evaluate(batch)
-        slopes, metrics = self.loss(new, batch)
-        auxiliary_loss, auxiliary_metrics = policy.auxiliary.losses(
-            new.predictions, batch.targets, config.auxiliary_loss_coef
-        )
+        metrics = self.gradient(storage.whole(recurrent=self.policy.carry_size > 0))
         return {
             **metrics,
-            **auxiliary_metrics,
-            **self.step(new, slopes, auxiliary_loss),
+            **self.step(),
             "losses/explained_variance": explained_variance(storage.values, storage.returns),
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
@@ -88,12 +81,21 @@ class A2C(Algorithm):
         """What the policy says of the batch now."""
         return self.policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
 
-    def step(self, new: Evaluation, slopes: tuple[Any, Any, Any], auxiliary_loss: Tensor | None) -> dict[str, Any]:
-        """Move the parameters down the gradient of the loss whose derivatives are `slopes`; returns metrics."""
+    def _gradient(self, batch: Batch) -> dict[str, Any]:
+        """Set the gradient of the batch's loss, clipped; returns metrics."""
+        config, new = self.config, self.evaluate(batch)
+        slopes, metrics = self.loss(new, batch)
+        auxiliary_loss, auxiliary_metrics = self.policy.auxiliary.losses(
+            new.predictions, batch.targets, config.auxiliary_loss_coef
+        )
         new.backward(*slopes, auxiliary_loss)
-        grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
+        grad_norm = clip_grad_norm(self.parameters, config.max_grad_norm)
+        return metrics | auxiliary_metrics | {"losses/grad_norm": grad_norm}
+
+    def step(self) -> dict[str, Any]:
+        """Move the parameters; returns metrics."""
         self.optimizer.step()
-        return {"losses/grad_norm": grad_norm}
+        return {}
 
     def loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
         """Derivatives of the loss by value, log-probability and entropy, and its metrics."""

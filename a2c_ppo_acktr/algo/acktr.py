@@ -29,7 +29,7 @@ from a2c_ppo_acktr.kfac import KFAC, KFACConfig
 from a2c_ppo_acktr.mlp import TanhMLP
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.storage import Batch
-from a2c_ppo_acktr.utils import UsageError, clip_grad_norm
+from a2c_ppo_acktr.utils import UsageError
 
 
 @dataclass
@@ -66,6 +66,7 @@ class ACKTR(A2C):
 
     def __init__(self, spaces: EnvSpaces, config: ACKTRConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
+        self.gradient = self._gradient  # not recorded: statistics wait for a GPU
         for module in self.policy.modules():
             if isinstance(module, TanhMLP):
                 module.written_out = False  # K-FAC watches every layer
@@ -81,24 +82,22 @@ class ACKTR(A2C):
     def evaluate(self, batch: Batch) -> Evaluation:
         """See `A2C`."""
         with self.optimizer.watch():
-            return self.policy.evaluate_actions(
+            new = self.policy.evaluate_actions(
                 batch.obs, batch.carry, batch.masks, batch.signals, batch.actions, with_graph=True
             )
+        if self.optimizer.statistics_due:
+            self.optimizer.observe(self.sampled_log_likelihood(new))
+        return new
 
-    def step(self, new: Evaluation, slopes: tuple[Any, Any, Any], auxiliary_loss: Tensor | None) -> dict[str, Any]:
+    def step(self) -> dict[str, Any]:
         """See `A2C`."""
         optimizer = self.optimizer
-        if optimizer.statistics_due:
-            optimizer.observe(self.sampled_log_likelihood(new))
-        new.backward(*slopes, auxiliary_loss)
-        grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
         frozen = self.policy.frozen
         kept = self.parameters.detach()[frozen] if frozen is not None else None
         optimizer.step()
         if kept is not None:
             self.parameters.data[frozen] = kept  # a layer's direction mixes the gradients of its parameters
         return {
-            "losses/grad_norm": grad_norm,
             "losses/predicted_kl": optimizer.predicted_kl,
             "losses/trust_region_scale": optimizer.scale,
             "losses/kfac_failures": optimizer.failures,

@@ -15,6 +15,7 @@ from a2c_ppo_acktr.bases import BASES, find_base
 from a2c_ppo_acktr.collect import Collector
 from a2c_ppo_acktr.expert import Demonstrations
 from a2c_ppo_acktr.flags import flag
+from a2c_ppo_acktr.graphs import recorded
 from a2c_ppo_acktr.interfaces import AUXILIARY, Decision, EnvSpaces, Step, Tree
 from a2c_ppo_acktr.model import Policy
 from a2c_ppo_acktr.normalization import Normalizer
@@ -172,6 +173,10 @@ class Algorithm(ABC):
             normalizer: of the run's observations, or None.
         """
         raise TypeError(f"{type(self).__name__} learns from rewards alone")
+
+    def recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, as of `graphs.recorded`; as it is where the policy is recurrent, which waits for a GPU."""
+        return recorded(function, self.device) if self.policy.carry_size == 0 else function
 
     @abstractmethod
     def update(self, storage: Any) -> Mapping[str, SupportsFloat]:

@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig, Losses
+from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
 from a2c_ppo_acktr.distributional import categorical_projection
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
+from a2c_ppo_acktr.q_network import Losses
 from a2c_ppo_acktr.replay import Transitions
-from a2c_ppo_acktr.utils import UsageError, arrays
+from a2c_ppo_acktr.utils import UsageError, arrays, count
 
 
 @dataclass
@@ -67,7 +68,7 @@ class C51(DQN):
     def loss(self, batch: Transitions) -> Losses:
         """See the module's docstring; the derivative by the logits is Z - projection."""
         xp, (actions, returns, discounts) = arrays(batch.actions, batch.returns, batch.discounts)
-        rows = xp.arange(len(actions))
+        rows = count(actions)
         outputs, backward = self.policy.evaluate(batch.obs)
         log_probs, probs = _log_softmax(outputs[rows, actions])
         _, next_probs = _log_softmax(self.target.outputs(batch.next_obs))

@@ -21,7 +21,7 @@ Deviations from Mnih et al. 2015:
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,9 +32,9 @@ from a2c_ppo_acktr.adam import Adam
 from a2c_ppo_acktr.algo.base import Algorithm
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, Tree
-from a2c_ppo_acktr.q_network import QNetwork, num_actions
+from a2c_ppo_acktr.q_network import Losses, QNetwork, num_actions
 from a2c_ppo_acktr.replay import Replay, Transitions
-from a2c_ppo_acktr.utils import Later, UsageError, arrays, clip_grad_norm, linear_decay
+from a2c_ppo_acktr.utils import Later, UsageError, arrays, clip_grad_norm, count, linear_decay
 
 
 @dataclass
@@ -113,21 +113,6 @@ GRID = ATARI | {
 """Obando-Ceron & Castro 2021 for MinAtar."""
 
 
-class Losses(NamedTuple):
-    """What a batch of B windows gave."""
-
-    losses: Any
-    """[B], unweighted; arrays as of `utils.arrays`, as all that follows."""
-    slopes: Any
-    """[B, ...] derivatives of the losses by the network's outputs."""
-    priorities: Any
-    """[B] what the windows are sampled by from now on."""
-    values: Any
-    """[B] Q of the actions that were taken."""
-    backward: Callable[[Any], None]
-    """See `Prediction`."""
-
-
 class DQN(Algorithm):
     """See the module's docstring; arguments as in `Algorithm`."""
 
@@ -155,6 +140,7 @@ class DQN(Algorithm):
         self.epsilon, self.beta = config.epsilon_start, config.priority_beta
         self.env_steps, self.gradient_steps, self.unlearned_steps = 0, 0, 0.0
         self.last: dict[str, Any] = {}
+        self.gradient, self.choose = self.recorded(self._gradient), self.recorded(self._choose)
 
     def make_network(self) -> nn.Module:
         """What learns; the target network is a copy."""
@@ -168,7 +154,7 @@ class DQN(Algorithm):
     def loss(self, batch: Transitions) -> Losses:
         """See the module's docstring."""
         xp, (actions, returns, discounts) = arrays(batch.actions, batch.returns, batch.discounts)
-        rows = xp.arange(len(actions))
+        rows = count(actions)
         outputs, backward = self.policy.evaluate(batch.obs)
         values, next_values = outputs[rows, actions, 0], self.values(self.target, batch.next_obs)
         best = (self.values(self.policy, batch.next_obs) if self.config.double else next_values).argmax(1)
@@ -184,9 +170,14 @@ class DQN(Algorithm):
         random = self._random_actions(len(masks), explore)
         if self.policy.carry_size == 0 and (random >= 0).all():
             return Decision(torch.as_tensor(random, device=self.device), carry, {})
+        greedy, carry = self.choose(obs, carry, masks, explore)
+        return Decision(self._mix(greedy, random), carry, {})
+
+    def _choose(self, obs: Tree, carry: Tensor, masks: Tensor, explore: bool) -> tuple[Tensor, Tensor]:
+        """The best actions `[N]`, by weights with noise or without, and the next carry."""
         self.policy.set_noise(explore)
         values, carry = self.perceive(obs, carry, masks)
-        return Decision(self._mix(torch.as_tensor(values.argmax(1)), random), carry, {})
+        return torch.as_tensor(values.argmax(1)), carry
 
     def perceive(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Any, Tensor]:
         """Values `[N, A]`, an array, and the next carry."""
@@ -292,24 +283,29 @@ class DQN(Algorithm):
     def learn(self, storage: Any) -> dict[str, Any]:
         """One gradient step; returns metrics."""
         config = self.config
-        if config.noisy:
-            self.policy.draw_noise()
-            self.target.draw_noise()
         batch = storage.sample(config.batch_size, self.beta)
-        losses, slopes, priorities, values, backward = self.loss(batch)
-        _, (weights,) = arrays(batch.weights)
-        assert losses.shape == weights.shape == priorities.shape
-        backward(slopes * (weights / len(weights)).reshape(-1, *[1] * (slopes.ndim - 1)))
-        if self.policy.frozen is not None:
-            self.parameters.grad[self.policy.frozen] = 0.0
-        grad_norm = clip_grad_norm(self.parameters, config.max_grad_norm)
+        priorities, metrics = self.gradient(batch._replace(rows=None))
         self.optimizer.step()
         if config.prioritized:
             storage.update_priorities(batch.rows, torch.as_tensor(priorities).cpu().numpy())
         self.gradient_steps += 1
         if self.gradient_steps % config.target_update_interval == 0:
             self.target_parameters.data.lerp_(self.parameters.data, config.tau)
-        return {
+        return metrics
+
+    def _gradient(self, batch: Any) -> tuple[Any, dict[str, Any]]:
+        """Set the gradient of a batch's loss, clipped; returns priorities `[B]` and metrics."""
+        if self.config.noisy:
+            self.policy.draw_noise()
+            self.target.draw_noise()
+        losses, slopes, priorities, values, backward = self.loss(batch)
+        _, (weights,) = arrays(batch.weights)
+        assert losses.shape == weights.shape == priorities.shape
+        backward(slopes * (weights / len(weights)).reshape(-1, *[1] * (slopes.ndim - 1)))
+        if self.policy.frozen is not None:
+            self.parameters.grad[self.policy.frozen] = 0.0
+        grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
+        return priorities, {
             "losses/value_loss": Later(lambda: (weights * losses).mean()),
             "losses/td_error": Later(priorities.mean),
             "losses/q_mean": Later(values.mean),

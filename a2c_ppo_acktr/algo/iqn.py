@@ -20,14 +20,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig, Losses
+from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
 from a2c_ppo_acktr.distributional import quantile_huber_loss
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
 from a2c_ppo_acktr.mlp import MLP, RELU
-from a2c_ppo_acktr.q_network import QNetwork
+from a2c_ppo_acktr.q_network import Losses, QNetwork
 from a2c_ppo_acktr.replay import Transitions
-from a2c_ppo_acktr.utils import arrays
+from a2c_ppo_acktr.utils import arrays, count
 
 NUM_COSINES = 64
 
@@ -89,7 +89,7 @@ class IQN(DQN):
         """See the module's docstring."""
         config, size = self.config, len(batch.actions)
         xp, (actions, returns, discounts) = arrays(batch.actions, batch.returns, batch.discounts)
-        rows = xp.arange(size)
+        rows = count(actions)
         own = torch.rand(size, config.num_fractions, device=self.device)
         other = torch.rand(size, config.num_target_fractions, device=self.device)
         outputs, backward = self.policy.by_autograd(self.policy.quantiles(batch.obs, own))

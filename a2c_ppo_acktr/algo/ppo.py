@@ -25,7 +25,9 @@ Metrics are means over the minibatches that were run:
     losses/clipfrac   share of samples whose ratio left [1 - c, 1 + c], or whose state's divergence reached delta
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -114,6 +116,8 @@ class Pass(NamedTuple):
     epochs: int
     policy: bool
     value: bool
+    gradient: Callable[[Batch], dict[str, Any]]
+    """See `PPO._gradient`."""
 
 
 class PPO(Algorithm):
@@ -128,7 +132,9 @@ class PPO(Algorithm):
         self.parameters = self.policy.flatten()
         self.passes = self._make_passes()
         self.optimizer = self.passes[0].optimizer
-        self.clip_range = config.clip_param
+        self.clip_range: Any = config.clip_param
+        if device.type == "cuda":  # a recording reads it where it stays
+            self.clip_range = torch.tensor(config.clip_param, device=device)
 
     def _make_passes(self) -> list[Pass]:
         """One for everything, or one for the policy and one for the value.
@@ -141,7 +147,8 @@ class PPO(Algorithm):
         def make(lr: float | None, epochs: int | None, policy: bool, value: bool) -> Pass:
             lr, epochs = config.lr if lr is None else lr, config.ppo_epoch if epochs is None else epochs
             made = make_optimizer(config.optimizer, self.parameters, lr=lr, eps=config.eps, alpha=config.alpha)
-            return Pass(made, lr, epochs, policy, value)
+            gradient = self.recorded(functools.partial(self._gradient, policy, value))
+            return Pass(made, lr, epochs, policy, value, gradient)
 
         if not config.separate:
             return [make(None, None, True, True)]
@@ -154,7 +161,8 @@ class PPO(Algorithm):
             for part in self.passes:
                 part.optimizer.param_groups[0]["lr"] = linear_decay(part.lr, env_steps, total)
         if self.config.use_linear_clip_decay:
-            self.clip_range = linear_decay(self.config.clip_param, env_steps, total)
+            clip_range = linear_decay(self.config.clip_param, env_steps, total)
+            self.clip_range = self.clip_range.fill_(clip_range) if isinstance(self.clip_range, Tensor) else clip_range
 
     @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
@@ -202,39 +210,37 @@ class PPO(Algorithm):
 
     def _epochs(self, part: Pass, storage: RolloutStorage) -> dict[str, Any]:
         """Run the minibatches of a pass; returns the means of their metrics."""
-        config, policy, count = self.config, self.policy, 0
-        with_graph = config.trust_region_delta is not None
+        config, count = self.config, 0
         sums: dict[str, Any] = {}
         for epoch in range(part.epochs):
             if config.return_kind == "v-trace" and (epoch > 0 or not part.policy):
                 self._renew_returns(storage)
-            for batch in storage.minibatches(config.num_mini_batch, recurrent=policy.carry_size > 0):
-                inputs = batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
-                new = policy.evaluate_actions(*inputs, with_graph=with_graph)
-                slopes, metrics = self.loss(new, batch)
-                auxiliary_loss, auxiliary_metrics = policy.auxiliary.losses(
-                    new.predictions, batch.targets, config.auxiliary_loss_coef
-                )
+            for batch in storage.minibatches(config.num_mini_batch, recurrent=self.policy.carry_size > 0):
+                metrics = part.gradient(batch)
                 bound = config.target_kl if part.policy else None
                 over = bound is not None and metrics["losses/approx_kl"] > 1.5 * bound
-                grad_norm = 0.0 if over else self._step(part, new, slopes, auxiliary_loss)
-                metrics |= auxiliary_metrics | {"losses/grad_norm": grad_norm}
+                if not over:
+                    part.optimizer.step()
                 count, sums = count + 1, {tag: sums.get(tag, 0.0) + value for tag, value in metrics.items()}
                 if over:
                     return {tag: total / count for tag, total in sums.items()}
         return {tag: total / count for tag, total in sums.items()}
 
-    def _step(self, part: Pass, new: Evaluation, slopes: tuple[Any, Any, Any], auxiliary_loss: Tensor | None) -> Any:
-        """One step down the gradient of the pass's part of the loss; returns its norm before clipping."""
-        to_value, to_log_prob, to_entropy = slopes
-        if not part.value:
+    def _gradient(self, policy: bool, value: bool, batch: Batch) -> dict[str, Any]:
+        """Set the gradient of a minibatch's loss, or of one part of it, clipped; returns metrics."""
+        inputs = batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
+        new = self.policy.evaluate_actions(*inputs, with_graph=self.config.trust_region_delta is not None)
+        (to_value, to_log_prob, to_entropy), metrics = self.loss(new, batch)
+        auxiliary_loss, auxiliary_metrics = self.policy.auxiliary.losses(
+            new.predictions, batch.targets, self.config.auxiliary_loss_coef
+        )
+        if not value:
             to_value = 0.0 * to_value
-        if not part.policy:
+        if not policy:
             to_log_prob, to_entropy, auxiliary_loss = 0.0 * to_log_prob, 0.0 * to_entropy, None
         new.backward(to_value, to_log_prob, to_entropy, auxiliary_loss)
         grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
-        part.optimizer.step()
-        return grad_norm
+        return metrics | auxiliary_metrics | {"losses/grad_norm": grad_norm}
 
     def state_dict(self) -> dict[str, Any]:
         """See `Algorithm`."""

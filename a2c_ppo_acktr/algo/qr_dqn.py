@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig, Losses
+from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
 from a2c_ppo_acktr.distributional import quantile_huber_loss
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
+from a2c_ppo_acktr.q_network import Losses
 from a2c_ppo_acktr.replay import Transitions
-from a2c_ppo_acktr.utils import arrays
+from a2c_ppo_acktr.utils import arrays, count
 
 
 @dataclass
@@ -55,7 +56,7 @@ class QRDQN(DQN):
     def loss(self, batch: Transitions) -> Losses:
         """See the module's docstring."""
         xp, (actions, returns, discounts) = arrays(batch.actions, batch.returns, batch.discounts)
-        rows = xp.arange(len(actions))
+        rows = count(actions)
         outputs, backward = self.policy.evaluate(batch.obs)
         next_outputs = self.target.outputs(batch.next_obs)
         next_values = self.values(self.policy, batch.next_obs) if self.config.double else next_outputs.mean(-1)
