@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.auxiliary import AuxiliaryHeads, Head
-from a2c_ppo_acktr.bases import BaseOutput, FlexBase, Layers, MLPBase, check_base
+from a2c_ppo_acktr.bases import BaseOutput, CNNBase, FlexBase, Layers, MLPBase, check_base
 from a2c_ppo_acktr.distributions import Distribution, make_head
 from a2c_ppo_acktr.encoders import ImageEncoder
 from a2c_ppo_acktr.fused import FusedPolicy
@@ -69,17 +69,26 @@ class Policy(nn.Module):
         """H, the size of one environment's recurrent state; 0 for feed-forward policies."""
         return self.base.carry_size
 
-    def flatten(self) -> nn.Parameter:
-        """All parameters as one vector (see `flatten_parameters`); small networks on the CPU are then run written out.
+    @property
+    def recordable(self) -> bool:
+        """Whether a GPU may play it back (see `graphs`).
 
-        Call it once, on the device where the policy stays.
+        Not with a carry, which outlasts the next call, nor with a base of the user's own, which may wait for the GPU.
+        """
+        return self.carry_size == 0 and type(self.base) in (FlexBase, MLPBase, CNNBase)
+
+    def flatten(self) -> nn.Parameter:
+        """All parameters as one vector (see `flatten_parameters`).
+
+        Call it once, on the device where the policy stays: on the CPU small networks are then run written out, on a GPU
+        acting is recorded.
         """
         flat = flatten_parameters(self)
         assert flat.grad is not None
         self.flat_grad = flat.grad
         known = type(self.base) in (FlexBase, MLPBase)
         self.fused = FusedPolicy(self, flat) if known and FusedPolicy.fits(self) else None
-        if flat.is_cuda and self.carry_size == 0:  # a carry outlasts the next call
+        if flat.is_cuda and self.recordable:
             self.act = recorded(self.act, flat.device)  # type: ignore[method-assign]
         return flat
 

@@ -132,6 +132,11 @@ class QNetwork(nn.Module):
         self.views: _Views | None = None
         self.frozen: Tensor | None = None
 
+    @property
+    def recordable(self) -> bool:
+        """See `model.Policy`."""
+        return self.carry_size == 0
+
     def flatten(self) -> nn.Parameter:
         """All parameters as one vector (see `flatten_parameters`); on the CPU, layers of vectors are then written out.
 

@@ -51,6 +51,7 @@ ON_POLICY = [
     f"--algo ppo {IMAGE} --num-mini-batch 2 --bfloat16",
     f"--algo ppo {VECTOR} --num-mini-batch 2 --returns v-trace",
     f"--algo ppo {NAVIGATION} --num-mini-batch 2",
+    f"--algo ppo {VECTOR} --num-mini-batch 2 --nn-base tests.test_networks:Waiting",
     f"--algo acktr {VECTOR}",
     f"--algo acktr {IMAGE}",
     f"--algo a2c --gail-spectral-norm {GAIL} --gail-warm-up 8 --subsample 4",
@@ -150,7 +151,7 @@ def test_a_recording_gives_what_its_function_gives():
     assert len(calls) == 100 + 8 * (graphs.REHEARSALS + 1)
 
 
-@pytest.mark.parametrize("line", [ON_POLICY[1], ON_POLICY[9], f"--algo rainbow {Q_CARTPOLE}", ON_POLICY[10]])
+@pytest.mark.parametrize("line", [ON_POLICY[1], ON_POLICY[10], f"--algo rainbow {Q_CARTPOLE}", ON_POLICY[12]])
 @pytest.mark.parametrize(("first", "then"), [("", "--no-cuda"), ("--no-cuda", "--cuda")])
 def test_a_checkpoint_is_at_home_on_either_device(tmp_path, monkeypatch, line, first, then):
     record()

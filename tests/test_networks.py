@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from a2c_ppo_acktr import encoders
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, make_policy
+from a2c_ppo_acktr.bases import FlexBase
 from a2c_ppo_acktr.encoders import FlatEncoder, ImageEncoder, make_encoder
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.normalization import RunningMeanStd
@@ -31,6 +32,28 @@ def test_policy_reads_any_image_size(shape, recurrent):
     value, action, log_prob, next_carry = policy.act(obs, carry, torch.ones(2), {})
     assert value.shape == action.shape == log_prob.shape == (2,)
     assert next_carry.shape == carry.shape
+
+
+class Waiting(FlexBase):
+    """A network that asks a GPU for a number and waits for it."""
+
+    def forward(self, obs, carry, masks):
+        self.largest = float(obs.max())
+        return super().forward(obs, carry, masks)
+
+
+@pytest.mark.parametrize(
+    ("base", "recurrent", "recordable"),
+    [
+        (None, False, True),
+        ("FlexBase", False, True),
+        (None, True, False),
+        ("tests.test_networks:Waiting", False, False),
+    ],
+)
+def test_only_feed_forward_networks_of_ours_are_recorded_on_a_gpu(base, recurrent, recordable):
+    space = spaces.Box(-1, 1, (4,))
+    assert build(space, spaces.Discrete(2), recurrent=recurrent, base=base).recordable == recordable
 
 
 def test_only_bytes_are_divided_by_255():

@@ -175,8 +175,8 @@ class Algorithm(ABC):
         raise TypeError(f"{type(self).__name__} learns from rewards alone")
 
     def recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, as of `graphs.recorded`; as it is where the policy is recurrent, which waits for a GPU."""
-        return recorded(function, self.device) if self.policy.carry_size == 0 else function
+        """`function` as of `graphs.recorded`, or as it is where the policy is not recordable."""
+        return recorded(function, self.device) if self.policy.recordable else function
 
     @abstractmethod
     def update(self, storage: Any) -> Mapping[str, SupportsFloat]:
