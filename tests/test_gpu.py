@@ -1,6 +1,6 @@
 """On a GPU: every learner learns there what it learns on the CPU, goes on bit for bit, and does not wait needlessly.
 
-Skipped where there is none. `pytest tests/test_gpu.py` is quick; the whole suite runs on a GPU too, where it finds one.
+Skipped where there is none.
 """
 
 import os
@@ -15,6 +15,7 @@ from a2c_ppo_acktr import algo, arguments, graphs
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.utils import seed_everything
 from evaluate import evaluate, load_agent
+from tests.test_bc_runs import CARTPOLE as BC
 from tests.test_bco_runs import BCO, write_cartpole
 from tests.test_gail_runs import LINE as GAIL
 from tests.test_gail_runs import record_cartpole
@@ -75,6 +76,7 @@ RESUMED = [
     *((line, 12) for line in ON_POLICY),
     *((f"--algo {name} {base} {flags} --save-replay", updates) for name, base, flags, updates in Q_LEARNING),
     (BCO.replace("--no-cuda", ""), 4),
+    (BC.replace("--no-cuda", "--epochs 12 --patience 12"), 12),
 ]
 
 
