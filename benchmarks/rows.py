@@ -96,7 +96,7 @@ _GAIL_HOPPER, _GAIL_CHEETAH = (
 )
 _GAIL_MINATAR = (
     "--algo ppo --env-name MinAtar/Breakout-v1 --preset atari --lr 1e-3 --gail --num-trajectories 50 --subsample 1 "
-    "--gail-warm-up 1 --gail-epoch 1"
+    "--gail-warm-up 1 --gail-epoch 1 --entropy-coef 0.03"
 )
 _POOR = "--demonstrations gail_experts/trajs_{}_poor.npz"
 _IMITATION = [
@@ -110,7 +110,7 @@ _IMITATION = [
     _imitation("gail-cheetah", "cheetah", _GAIL_CHEETAH, 2_000_000),
     _imitation("gail-cheetah-blind", "cheetah", f"{_GAIL_CHEETAH} --gail-lr 0", 500_000, (1,)),
     _imitation("gail-cheetah-10M", "cheetah", _GAIL_CHEETAH, 10_000_000, (1,)),
-    _imitation("gail-minatar", "minatar", _GAIL_MINATAR, 500_000),
+    _imitation("gail-minatar", "minatar", _GAIL_MINATAR, 500_000, (1, 2, 3, 4, 5)),
     *(
         _imitation(f"bc-cheetah-{num}", "cheetah", f"--algo bc --env-name HalfCheetah-v5 --num-trajectories {num}", 1)
         for num in (1, 4, 11, 25)
