@@ -89,7 +89,7 @@ class Policy(nn.Module):
         known = type(self.base) in (FlexBase, MLPBase)
         self.fused = FusedPolicy(self, flat) if known and FusedPolicy.fits(self) else None
         if flat.is_cuda and self.recordable:
-            self.act = recorded(self.act, flat.device)  # type: ignore[method-assign]
+            self.act = recorded(self.act, flat.device)  # type: ignore[method-assign]  # of this instance alone
         return flat
 
     def freeze(self, names: set[str]) -> None:

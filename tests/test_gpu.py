@@ -4,7 +4,6 @@ Skipped where there is none.
 """
 
 import os
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -124,33 +123,6 @@ def test_a_run_with_recordings_equals_one_without_bit_for_bit(tmp_path, monkeypa
     states = [final_state(tmp_path / name) for name in ("with", "without")]
     for key in ("algorithm", "collector", "normalizer", "rng", "best"):
         assert_same_state(states[0][key], states[1][key], key)
-
-
-class Result(NamedTuple):
-    total: Any
-    noisy: Any
-
-
-def test_a_recording_gives_what_its_function_gives():
-    weight, calls = torch.randn(4, 4, device="cuda"), []
-
-    def function(tree, scale, *, noise):
-        calls.append(scale)
-        x = tree["x"] @ weight * scale + tree["pair"].total
-        return Result(x.sum(), x + torch.rand_like(x) if noise else x)
-
-    play = graphs.recorded(function, torch.device("cuda"))
-    draw = np.random.default_rng(0)
-    for i in range(100):
-        size, scale, noise = draw.choice([3, 5]), draw.choice([1.0, 2.0]), bool(draw.integers(2))
-        tree = {"x": torch.randn(size, 4, device="cuda"), "pair": Result(torch.randn(4, device="cuda"), None)}
-        weight.mul_(1.01)
-        results = []
-        for run in (play, function):
-            torch.cuda.manual_seed(i)
-            results.append((*run(tree, float(scale), noise=noise), torch.rand(2, device="cuda")))
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results, strict=True))
-    assert len(calls) == 100 + 8 * (graphs.REHEARSALS + 1)
 
 
 @pytest.mark.parametrize("line", [ON_POLICY[1], ON_POLICY[10], f"--algo rainbow {Q_CARTPOLE}", ON_POLICY[12]])
