@@ -1,8 +1,9 @@
 """Learning results against published figures: `python benchmarks/campaign.py --rows ppo-cheetah`.
 
-Runs the rows of `rows.py`, a few processes of one thread at a time. Ctrl-C saves and stops; the same command continues.
-Each row's results go to `results/<row>.csv`, its learning curves to `results/<row>_curves.csv`. `--table` and `--plot`
-show what there is. `--steps` makes a short trial, kept apart from the results.
+Runs the rows of `rows.py`, a few processes at a time, of one thread each where the row does not say otherwise. Ctrl-C
+saves and stops; the same command continues. Each row's results go to `results/<row>.csv`, its learning curves to
+`results/<row>_curves.csv`. `--table` and `--plot` show what there is. `--steps` makes a short trial, kept apart from
+the results.
 """
 
 import argparse

@@ -20,10 +20,11 @@ class Row:
     metric: str = "training"
     """`training`: mean return of the last 100 training episodes. `evaluation`: of 100 episodes after training, the most
     probable action, normalizers frozen. `best`: the same of the checkpoint that did best in evaluations meanwhile."""
+    threads: int = 1
 
     def command(self, seed: int) -> str:
         """What makes this result, from the repository's root."""
-        return f"python main.py {self.flags} --num-env-steps {self.steps} --seed {seed} --torch-threads 1"
+        return f"python main.py {self.flags} --num-env-steps {self.steps} --seed {seed} --torch-threads {self.threads}"
 
 
 UPSTREAM_V5 = "upstream's trainer ported to Gymnasium, v5 environments, training return"
@@ -303,6 +304,7 @@ _ROWS = [
         published="20.25 at 10M",
         reference=20.25,
         source="CleanRL, 3 seeds, training return; Dopamine's DQN with sticky actions 8.0 at 2.5M",
+        threads=2,
     ),
     *_IMITATION,
     _navigation(

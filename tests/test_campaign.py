@@ -273,7 +273,7 @@ def test_results_of_a_command_that_has_changed_do_not_count():
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_commands_of_rows_are_accepted(row):
     args = arguments.parse(shlex.split(row.command(1))[2:])
-    assert (args.num_env_steps, args.seed, args.torch_threads) == (row.steps, 1, 1)
+    assert (args.num_env_steps, args.seed, args.torch_threads) == (row.steps, 1, row.threads)
 
 
 def test_the_reacher_rows_differ_in_the_time_limit_alone():
