@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from a2c_ppo_acktr.algo.dqn import ATARI
 from a2c_ppo_acktr.algo.iqn import ImplicitNetwork
 from tests.q_learning import EVERY, ONLINE, TARGET, VECTOR, a_step, act, collecting, make, set_table, transitions
 from tests.test_distributional import slow_projection, slow_quantile_huber
@@ -161,6 +162,27 @@ def test_the_target_network_is_copied_exactly_every_interval(name, interval):
         assert torch.equal(algorithm.parameters.data, copied) == (step % interval == 0)
         for key, value in algorithm.target.state_dict().items():  # what is copied is what the network reads
             assert torch.equal(value, algorithm.policy.state_dict()[key]) or step % interval
+
+
+def test_on_atari_dqn_steps_as_dopamines_does():
+    """A learning rate of 6.25e-5 and an epsilon of 1.5e-4 beside a loss of e^2, where ours is e^2 / 2."""
+    algorithm, batch = make("dqn", VECTOR, **{key: ATARI[key] for key in ("lr", "eps")}), random_batch()
+    batch = batch._replace(returns=0.01 * batch.returns, weights=torch.ones_like(batch.weights))
+    twin = by_modules(algorithm.make_network())
+    twin.load_state_dict(algorithm.policy.state_dict())
+    optimizer = torch.optim.Adam(twin.parameters(), lr=6.25e-5, eps=1.5e-4)
+    rows = range(len(batch.actions))
+    for _ in range(5):
+        algorithm.learn(of_batch(batch))
+        with torch.no_grad():
+            targets = batch.returns + batch.discounts * algorithm.target(batch.next_obs)[..., 0].max(1).values
+        errors = twin(batch.obs)[rows, batch.actions, 0] - targets
+        assert errors.abs().max() < 1
+        optimizer.zero_grad()
+        errors.square().mean().backward()
+        optimizer.step()
+    for key, value in twin.state_dict().items():
+        torch.testing.assert_close(value, algorithm.policy.state_dict()[key], atol=1e-7, rtol=1e-6)
 
 
 def test_the_target_network_follows_by_tau():

@@ -101,8 +101,8 @@ ATARI = {
     "epsilon_steps": 250_000,
     "hidden_size": [512],
 }
-"""Mnih et al. 2015, with the Adam of Dopamine's DQN (Castro et al. 2018): its epsilon is 1.5e-4 beside a loss of e^2, so
-half of that does the same beside Huber's e^2 / 2. Gradients on pixels are small enough for epsilon to set the pace."""
+"""Mnih et al. 2015, with the Adam of Dopamine's DQN (Castro et al. 2018): its epsilon of 1.5e-4 goes with a loss of
+e^2, half of it with Huber's e^2 / 2."""
 GRID = ATARI | {
     "lr": 2.5e-4,
     "eps": 3.125e-4,
