@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image, kind_of, leaf_shape, torch_dtype
-from a2c_ppo_acktr.utils import init_orthogonal
+from a2c_ppo_acktr.utils import ModuleT, UsageError, init_orthogonal
 
 
 class FlatEncoder(nn.Module):
@@ -149,3 +149,17 @@ def make_encoder(space: spaces.Space, hidden_size: int = 512) -> Encoder:
     if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         return FlatEncoder(space)
     raise UnsupportedSpace(f"observation space {space} is not supported; Box, Discrete, MultiDiscrete, MultiBinary are")
+
+
+def convolve_in_bfloat16(network: ModuleT) -> ModuleT:
+    """The network, in which every `ImageEncoder` rounds to bfloat16.
+
+    Raises:
+        UsageError: it has none.
+    """
+    encoders = [module for module in network.modules() if isinstance(module, ImageEncoder)]
+    if not encoders:
+        raise UsageError("--bfloat16 is for the convolutions of images, and there are none here")
+    for encoder in encoders:
+        encoder.use_bfloat16 = True
+    return network

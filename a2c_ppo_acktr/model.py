@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from a2c_ppo_acktr.auxiliary import AuxiliaryHeads, Head
 from a2c_ppo_acktr.bases import BaseOutput, CNNBase, FlexBase, Layers, MLPBase, check_base
 from a2c_ppo_acktr.distributions import Distribution, make_head
-from a2c_ppo_acktr.encoders import ImageEncoder
 from a2c_ppo_acktr.fused import FusedPolicy
 from a2c_ppo_acktr.graphs import recorded
 from a2c_ppo_acktr.interfaces import ACTION_MASK, Evaluation, Tree
@@ -40,7 +39,6 @@ class Policy(nn.Module):
         base: the body, built for `observation_space`.
         heads: auxiliary tasks.
         base_name: what the user calls the base.
-        bfloat16: compute the encoders of images in bfloat16.
     """
 
     def __init__(
@@ -51,16 +49,12 @@ class Policy(nn.Module):
         *,
         heads: Sequence[Head] = (),
         base_name: str | None = None,
-        bfloat16: bool = False,
     ) -> None:
         super().__init__()
         layers = check_base(base, base_name or type(base).__name__, observation_space)
         self.base = base
         self.head = make_head(action_space, self.base.output_size)
         self.auxiliary = AuxiliaryHeads(heads, layers)
-        self.image_encoders = [module for module in self.modules() if isinstance(module, ImageEncoder)]
-        for encoder in self.image_encoders:
-            encoder.use_bfloat16 = bfloat16
         self.fused: FusedPolicy | None = None
         self.frozen: Tensor | None = None
 

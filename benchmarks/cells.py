@@ -1,6 +1,6 @@
 """The cells of the speed table: what is measured, against which peer, and what is asked of it.
 
-Both sides do the same mathematics in float32 (but for the bfloat16 cell): equal networks, batch sizes and numbers of
+Both sides do the same mathematics in float32 (but for the bfloat16 cells): equal networks, batch sizes and numbers of
 gradient steps; a constant learning rate; advantages normalized per minibatch and an unclipped value function in PPO
 (Stable-Baselines3's way); truncated episodes bootstrapped. What stays different:
 
@@ -84,6 +84,17 @@ _PPO_PONG = (
 )
 _SB3_PONG = _sb3_ppo(n_steps=128, batch_size=256, n_epochs=4, learning_rate=2.5e-4, clip_range=0.1, ent_coef=0.01)
 _LSTM = {"lstm_hidden_size": 64}
+_DQN_PONG = "--algo dqn --env-name PongNoFrameskip-v4 --buffer-size 100_000 --learning-starts 1000 --lr 1e-4 --eps 1e-8"
+_SB3_DQN_PONG = _sb3_dqn(
+    batch_size=32,
+    train_freq=4,
+    learning_starts=1000,
+    target_update_interval=10_000,
+    learning_rate=1e-4,
+    buffer_size=100_000,
+    optimize_memory_usage=True,
+    replay_buffer_kwargs={"handle_timeout_termination": False},
+)
 
 _CELLS = [
     Cell("ppo-cartpole", _CARTPOLE, Peer("PPO", "MlpPolicy", _SB3_CARTPOLE), goal=3.0),
@@ -136,24 +147,11 @@ _CELLS = [
         goal=3.0,
         warmup_steps=1500,
     ),
+    Cell("dqn-pong", _DQN_PONG, Peer("DQN", "CnnPolicy", _SB3_DQN_PONG), goal=2.0, atari=True, warmup_steps=1500),
     Cell(
-        "dqn-pong",
-        "--algo dqn --env-name PongNoFrameskip-v4 --buffer-size 100_000 --learning-starts 1000 --lr 1e-4 --eps 1e-8",
-        Peer(
-            "DQN",
-            "CnnPolicy",
-            _sb3_dqn(
-                batch_size=32,
-                train_freq=4,
-                learning_starts=1000,
-                target_update_interval=10_000,
-                learning_rate=1e-4,
-                buffer_size=100_000,
-                optimize_memory_usage=True,
-                replay_buffer_kwargs={"handle_timeout_termination": False},
-            ),
-        ),
-        goal=2.0,
+        "dqn-pong-bfloat16",
+        f"{_DQN_PONG} --bfloat16",
+        Peer("DQN", "CnnPolicy", _SB3_DQN_PONG),
         atari=True,
         warmup_steps=1500,
     ),

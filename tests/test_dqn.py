@@ -5,9 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from torch.nn import functional
 
 from a2c_ppo_acktr.algo.dqn import ATARI
 from a2c_ppo_acktr.algo.iqn import ImplicitNetwork
+from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.utils import UsageError
 from tests.q_learning import EVERY, ONLINE, TARGET, VECTOR, a_step, act, collecting, make, set_table, transitions
 from tests.test_distributional import slow_projection, slow_quantile_huber
 from tests.test_q_network import by_modules
@@ -183,6 +187,30 @@ def test_on_atari_dqn_steps_as_dopamines_does():
         optimizer.step()
     for key, value in twin.state_dict().items():
         torch.testing.assert_close(value, algorithm.policy.state_dict()[key], atol=1e-7, rtol=1e-6)
+
+
+@EVERY
+def test_bfloat16_rounds_the_convolutions_of_both_networks(name):
+    screens = EnvSpaces(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(3), {})
+    exact, rounded = (make(name, screens, hidden_size=[8], bfloat16=bfloat16) for bfloat16 in (False, True))
+    obs = torch.randint(0, 255, (5, 4, 84, 84), dtype=torch.uint8)
+    for networks in ((exact.policy, rounded.policy), (exact.target, rounded.target)):
+        found = [network.encoder(obs) for network in networks]
+        assert found[1].dtype == torch.float32
+        assert 0 < (found[0] - found[1]).abs().max() < 0.03 * found[0].abs().max()
+    batch = transitions(obs, [0, 1, 2, 0, 1], torch.linspace(-1, 1, 5), 5 * [0.9], obs.flip(0))
+    for algorithm in (exact, rounded):
+        torch.manual_seed(1)  # the noise and the fractions
+        algorithm.gradient(batch._replace(rows=None))
+    gradients = exact.parameters.grad, rounded.parameters.grad
+    assert functional.cosine_similarity(*gradients, dim=0) > 0.99
+    assert not torch.equal(*gradients)
+
+
+@EVERY
+def test_bfloat16_without_images_is_refused(name):
+    with pytest.raises(UsageError, match="none here"):
+        make(name, VECTOR, bfloat16=True)
 
 
 def test_the_target_network_follows_by_tau():

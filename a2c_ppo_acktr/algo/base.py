@@ -13,6 +13,7 @@ from a2c_ppo_acktr.adam import Adam
 from a2c_ppo_acktr.auxiliary import parse_heads
 from a2c_ppo_acktr.bases import BASES, find_base
 from a2c_ppo_acktr.collect import Collector
+from a2c_ppo_acktr.encoders import convolve_in_bfloat16
 from a2c_ppo_acktr.expert import Demonstrations
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.graphs import recorded
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from a2c_ppo_acktr.envs import Envs
 
 
+BFLOAT16 = "compute the convolutions of images in bfloat16: faster, with 3 digits instead of 7"
+
+
 @dataclasses.dataclass
 class PolicyConfig:
     """Flags of every learner with a `Policy`; what is no flag here is one where a learner has a use for it."""
@@ -38,7 +42,7 @@ class PolicyConfig:
     nn_base_kwargs: dict[str, Any] = flag(
         {}, "settings of the network, such as num_layers=3 'auxiliary_heads=[(-1,-1,0,2)]' (see bases.py, auxiliary.py)"
     )
-    bfloat16: bool = flag(False, "compute the convolutions of images in bfloat16: faster, with 3 digits instead of 7")
+    bfloat16: bool = flag(False, BFLOAT16)
     recurrent_policy: bool = False
     use_new_aux: bool = False
     remove_actor_grads_on_shared: bool = False
@@ -124,11 +128,8 @@ def make_policy(spaces: EnvSpaces, config: PolicyConfig) -> Policy:
         base_class(spaces.observation, recurrent=config.recurrent_policy, **kwargs),
         heads=heads,
         base_name=config.nn_base,
-        bfloat16=config.bfloat16,
     )
-    if config.bfloat16 and not policy.image_encoders:
-        raise UsageError("--bfloat16 is for the convolutions of images, and there are none here")
-    return policy
+    return convolve_in_bfloat16(policy) if config.bfloat16 else policy
 
 
 def make_optimizer(name: str, flat: nn.Parameter, *, lr: float, eps: float, alpha: float) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ a copy of Q that follows it. Steps are sampled from the latest `--buffer-size` o
 --noisy        Fortunato et al. 2018, factorized noise, which explores instead of epsilon
 
 Deviations from Mnih et al. 2015:
-1. Adam instead of RMSprop, with the settings of Hessel et al. 2018.
+1. Adam as in Dopamine's DQN (Castro et al. 2018): its epsilon of 1.5e-4 beside a loss of e^2 is half beside e^2 / 2.
 2. The last epsilon is .01, and evaluations take the greedy action.
 3. The number of gradient steps follows from the number of environment steps (`--update-to-data`), whatever the number
    of environments; the target network's interval counts gradient steps.
@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from a2c_ppo_acktr.adam import Adam
-from a2c_ppo_acktr.algo.base import Algorithm
+from a2c_ppo_acktr.algo.base import BFLOAT16, Algorithm
+from a2c_ppo_acktr.encoders import convolve_in_bfloat16
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, Tree
 from a2c_ppo_acktr.q_network import Losses, QNetwork, num_actions
@@ -64,6 +65,7 @@ class DQNConfig:
     priority_alpha: float = flag(0.6, "exponent of priorities", low=0)
     priority_beta: float = flag(0.4, "exponent of importance weights at the start; 1 in the end", low=0, high=1)
     hidden_size: list[int] = flag([256, 256], "widths of the fully connected layers", low=1)
+    bfloat16: bool = flag(False, BFLOAT16)
     max_grad_norm: float = flag(10.0, "bound of the global norm of gradients", low=0)
     save_replay: bool = flag(False, "save the replay beside checkpoints, so that a resumed run goes on unchanged")
 
@@ -101,8 +103,7 @@ ATARI = {
     "epsilon_steps": 250_000,
     "hidden_size": [512],
 }
-"""Mnih et al. 2015, with the Adam of Dopamine's DQN (Castro et al. 2018): its epsilon of 1.5e-4 goes with a loss of
-e^2, half of it with Huber's e^2 / 2."""
+"""Mnih et al. 2015 but for Adam."""
 GRID = ATARI | {
     "lr": 2.5e-4,
     "eps": 3.125e-4,
@@ -146,7 +147,8 @@ class DQN(Algorithm):
     def make_network(self) -> nn.Module:
         """What learns; the target network is a copy."""
         settings = {name: getattr(self.config, name) for name in self.Network.settings}
-        return self.Network(self.spaces.observation, num_actions(self.spaces), self.num_outputs, **settings)
+        network = self.Network(self.spaces.observation, num_actions(self.spaces), self.num_outputs, **settings)
+        return convolve_in_bfloat16(network) if self.config.bfloat16 else network
 
     def values(self, network: Any, obs: Tree) -> Any:
         """The expected return of every action, an array `[B, A]`."""
