@@ -67,6 +67,7 @@ EXACT = [
     ("r2d1", CARTPOLE, f"{SHORT} --num-processes 3", 24),
     ("r2d1", CARTPOLE, f"{SHORT} --core gru --num-processes 1", 24),
     ("rainbow", PONG, "--num-processes 2", 28),
+    ("dqn", PONG, "--num-processes 2 --bfloat16", 28),
 ]
 
 
