@@ -8,10 +8,11 @@ import torch
 from gymnasium import spaces
 from torch.nn import functional
 
-from a2c_ppo_acktr.algo.dqn import ATARI
+from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.algo.iqn import ImplicitNetwork
+from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, seed_everything
 from tests.q_learning import EVERY, ONLINE, TARGET, VECTOR, a_step, act, collecting, make, set_table, transitions
 from tests.test_distributional import slow_projection, slow_quantile_huber
 from tests.test_q_network import by_modules
@@ -168,27 +169,6 @@ def test_the_target_network_is_copied_exactly_every_interval(name, interval):
             assert torch.equal(value, algorithm.policy.state_dict()[key]) or step % interval
 
 
-def test_on_atari_dqn_steps_as_dopamines_does():
-    """A learning rate of 6.25e-5 and an epsilon of 1.5e-4 beside a loss of e^2, where ours is e^2 / 2."""
-    algorithm, batch = make("dqn", VECTOR, **{key: ATARI[key] for key in ("lr", "eps")}), random_batch()
-    batch = batch._replace(returns=0.01 * batch.returns, weights=torch.ones_like(batch.weights))
-    twin = by_modules(algorithm.make_network())
-    twin.load_state_dict(algorithm.policy.state_dict())
-    optimizer = torch.optim.Adam(twin.parameters(), lr=6.25e-5, eps=1.5e-4)
-    rows = range(len(batch.actions))
-    for _ in range(5):
-        algorithm.learn(of_batch(batch))
-        with torch.no_grad():
-            targets = batch.returns + batch.discounts * algorithm.target(batch.next_obs)[..., 0].max(1).values
-        errors = twin(batch.obs)[rows, batch.actions, 0] - targets
-        assert errors.abs().max() < 1
-        optimizer.zero_grad()
-        errors.square().mean().backward()
-        optimizer.step()
-    for key, value in twin.state_dict().items():
-        torch.testing.assert_close(value, algorithm.policy.state_dict()[key], atol=1e-7, rtol=1e-6)
-
-
 @EVERY
 def test_bfloat16_rounds_the_convolutions_of_both_networks(name):
     screens = EnvSpaces(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(3), {})
@@ -205,6 +185,19 @@ def test_bfloat16_rounds_the_convolutions_of_both_networks(name):
     gradients = exact.parameters.grad, rounded.parameters.grad
     assert functional.cosine_similarity(*gradients, dim=0) > 0.99
     assert not torch.equal(*gradients)
+
+
+def test_on_pixels_epsilon_does_not_hide_the_gradients_of_the_first_steps():
+    few = "--buffer-size 2000 --learning-starts 500 --update-to-data 0"
+    config = arguments.parse(f"--algo dqn --env-name PongNoFrameskip-v4 {few}".split()).config
+    seed_everything(1)
+    envs = make_vec_envs("PongNoFrameskip-v4", 1, seed=1, vec_env="dummy")
+    algorithm = algo.make("dqn", config, envs.spaces)
+    storage = algorithm.make_storage(500, 1)
+    algorithm.make_collector(envs, storage).collect()
+    algorithm.gradient(storage.sample(32, 0.0)._replace(rows=None))
+    sizes = [parameter.grad.square().mean().sqrt() for parameter in algorithm.policy.parameters()]
+    assert min(sizes) > 20 * config.eps
 
 
 @EVERY

@@ -10,7 +10,8 @@ a copy of Q that follows it. Steps are sampled from the latest `--buffer-size` o
 --noisy        Fortunato et al. 2018, factorized noise, which explores instead of epsilon
 
 Deviations from Mnih et al. 2015:
-1. Adam as in Dopamine's DQN (Castro et al. 2018): its epsilon of 1.5e-4 beside a loss of e^2 is half beside e^2 / 2.
+1. Adam, with the rate, epsilon and target network's interval of CleanRL and RL Zoo. Dopamine's epsilon, 1.5e-4, goes
+   with layers that begin larger: here gradients on pixels begin at a tenth of it.
 2. The last epsilon is .01, and evaluations take the greedy action.
 3. The number of gradient steps follows from the number of environment steps (`--update-to-data`), whatever the number
    of environments; the target network's interval counts gradient steps.
@@ -92,8 +93,6 @@ class DQNConfig:
 ATARI = {
     "num_steps": 4,
     "eval_interval": None,
-    "lr": 6.25e-5,
-    "eps": 7.5e-5,
     "batch_size": 32,
     "buffer_size": 1_000_000,
     "learning_starts": 20_000,
@@ -103,7 +102,9 @@ ATARI = {
     "epsilon_steps": 250_000,
     "hidden_size": [512],
 }
-"""Mnih et al. 2015 but for Adam."""
+"""Mnih et al. 2015, without an optimizer."""
+PIXELS = ATARI | {"lr": 1e-4, "eps": 1e-8, "target_update_interval": 250}
+"""Of CleanRL and RL Zoo."""
 GRID = ATARI | {
     "lr": 2.5e-4,
     "eps": 3.125e-4,
@@ -126,7 +127,7 @@ class DQN(Algorithm):
         "normalize_env": False,
         "eval_interval": 10,  # a greedy policy changes faster than 100 training episodes could tell
     }
-    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI, "grid": GRID}
+    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": PIXELS, "grid": GRID}
     config: Any
     num_outputs = 1
     """Numbers by which the network describes the value of an action."""
