@@ -84,7 +84,10 @@ _PPO_PONG = (
 )
 _SB3_PONG = _sb3_ppo(n_steps=128, batch_size=256, n_epochs=4, learning_rate=2.5e-4, clip_range=0.1, ent_coef=0.01)
 _LSTM = {"lstm_hidden_size": 64}
-_DQN_PONG = "--algo dqn --env-name PongNoFrameskip-v4 --buffer-size 100_000 --learning-starts 1000 --lr 1e-4 --eps 1e-8"
+_DQN_PONG = (
+    "--algo dqn --env-name PongNoFrameskip-v4 --buffer-size 100_000 --learning-starts 1000 "
+    "--target-update-interval 2500"
+)
 _SB3_DQN_PONG = _sb3_dqn(
     batch_size=32,
     train_freq=4,
