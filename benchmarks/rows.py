@@ -21,6 +21,7 @@ class Row:
     """`training`: mean return of the last 100 training episodes. `evaluation`: of 100 episodes after training, the most
     probable action, normalizers frozen. `best`: the same of the checkpoint that did best in evaluations meanwhile."""
     threads: int = 1
+    """Of one process; a campaign on two cores then wants `--jobs 1`."""
 
     def command(self, seed: int) -> str:
         """What makes this result, from the repository's root."""
