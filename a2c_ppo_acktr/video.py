@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,13 +52,17 @@ class Film:
         raw = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self.fps:g} -i -".split()
         coded = "-an -c:v libx264 -preset veryfast -crf 23 -pix_fmt yuv420p -threads 1".split()
         target = ["-f", CONTAINERS[self.path.suffix], str(self.temporary)]
-        return subprocess.Popen(
-            [self.program, "-y", "-loglevel", "error", *raw, *coded, *target],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            process_group=0,  # a terminal's Ctrl-C is for the training, which ends the film itself
-        )
+        # Ctrl-C and SIGTERM are for the training, which ends the film itself: ffmpeg is born blocking them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            return subprocess.Popen(
+                [self.program, "-y", "-loglevel", "error", *raw, *coded, *target],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def close(self) -> None:
         """Finish the file; without a picture there is none."""

@@ -262,6 +262,19 @@ def test_a_film_that_cannot_be_written_says_so(tmp_path):
     envs.close()
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process blocks")
+def test_ctrl_c_never_reaches_ffmpeg_even_while_it_starts(tmp_path):
+    film, before = Film(tmp_path / "film.mp4", 30), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    film.add(np.zeros((96, 96, 3), np.uint8))
+    status = Path(f"/proc/{film.process.pid}/status").read_text()
+    blocked = int(status.split("SigBlk:")[1].split()[0], 16)
+    assert all(blocked >> (sig - 1) & 1 for sig in (signal.SIGINT, signal.SIGTERM))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    film.process.send_signal(signal.SIGINT)
+    film.close()
+    assert film.path.stat().st_size > 0
+
+
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
 def test_a_signal_leaves_only_whole_films(tmp_path, sig):
     flags = "--env-name CartPole-v1 --num-env-steps 1e9 --torch-threads 1 --log-dir run --save-dir= --capture-video 1"
