@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from a2c_ppo_acktr import checkpoint, flags
-from a2c_ppo_acktr.collect import finished_episodes
+from a2c_ppo_acktr import flags
+from a2c_ppo_acktr.acting.collect import finished_episodes
+from a2c_ppo_acktr.envs.vector import EnvironmentCrash
+from a2c_ppo_acktr.envs.video.camera import DEFAULT_FPS, Film
+from a2c_ppo_acktr.envs.video.rendering import has_display
 from a2c_ppo_acktr.interfaces import Step, StepArrays
-from a2c_ppo_acktr.rendering import has_display
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.spaces import UnsupportedSpace
 from a2c_ppo_acktr.utils import UsageError, seed_everything
-from a2c_ppo_acktr.vec_env import EnvironmentCrash
-from a2c_ppo_acktr.video import DEFAULT_FPS, Film
 from evaluate import evaluate, load_agent
 
 FOREVER = 10**9

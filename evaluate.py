@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 
-from a2c_ppo_acktr import algo, arguments, checkpoint, flags, recording
-from a2c_ppo_acktr.collect import Stepper
+from a2c_ppo_acktr import algo, arguments, flags
+from a2c_ppo_acktr.acting import recording
+from a2c_ppo_acktr.acting.collect import Stepper
+from a2c_ppo_acktr.acting.record import DataCallback, Forced, Inspected, Recorder, Scores
 from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
+from a2c_ppo_acktr.envs.video.camera import filming
 from a2c_ppo_acktr.interfaces import Step, StepArrays
-from a2c_ppo_acktr.record import DataCallback, Forced, Inspected, Recorder, Scores
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
 from a2c_ppo_acktr.utils import UsageError, seed_everything, set_threads, write_atomically
-from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
-from a2c_ppo_acktr.video import filming
 
 FOREVER = 10**9
 

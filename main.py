@@ -6,11 +6,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from a2c_ppo_acktr import algo, arguments, checkpoint
-from a2c_ppo_acktr.clone import clone_parameters
+from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.envs import describe, make_vec_envs
-from a2c_ppo_acktr.expert import Demonstrations
-from a2c_ppo_acktr.run import Diverged, Run
+from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
+from a2c_ppo_acktr.experts.demonstrations import Demonstrations
+from a2c_ppo_acktr.run import checkpoint
+from a2c_ppo_acktr.run.clone import clone_parameters
+from a2c_ppo_acktr.run.run import Diverged, Run
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
 from a2c_ppo_acktr.utils import (
     Interrupted,
@@ -22,7 +24,6 @@ from a2c_ppo_acktr.utils import (
     set_threads,
     tune_process,
 )
-from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
 from evaluate import evaluate
 
 EVAL_ENVS = 8

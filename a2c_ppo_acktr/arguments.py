@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from a2c_ppo_acktr import checkpoint
 from a2c_ppo_acktr.algo import ALGORITHMS
 from a2c_ppo_acktr.algo.gail import GAILConfig
-from a2c_ppo_acktr.expert import ImitationConfig
-from a2c_ppo_acktr.families import kind_of_observations
+from a2c_ppo_acktr.envs.families import kind_of_observations
+from a2c_ppo_acktr.experts.demonstrations import ImitationConfig
 from a2c_ppo_acktr.flags import Parser, add_flags, flag
 from a2c_ppo_acktr.presets import PRESETS
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError, lacks_bfloat16
 
 ACTOR_CRITICS = ("a2c", "ppo", "acktr")

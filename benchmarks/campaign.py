@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
-from a2c_ppo_acktr import launcher
-from a2c_ppo_acktr.launcher import Busy, Job
+from a2c_ppo_acktr.jobs import launcher
+from a2c_ppo_acktr.jobs.launcher import Busy, Job
 from benchmarks import curves, records
 from benchmarks.rows import ROWS, Row
 from benchmarks.runs import Changed, Run

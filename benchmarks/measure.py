@@ -25,9 +25,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import main as project
-from a2c_ppo_acktr import algo, arguments, envs, families
-from a2c_ppo_acktr.adam import Adam
-from a2c_ppo_acktr.run import Run
+from a2c_ppo_acktr import algo, arguments, envs
+from a2c_ppo_acktr.envs import families
+from a2c_ppo_acktr.optim.adam import Adam
+from a2c_ppo_acktr.run.run import Run
 from a2c_ppo_acktr.storage import RolloutStorage
 from a2c_ppo_acktr.utils import seed_everything, set_threads, tune_process
 from benchmarks.cells import CELLS, Cell

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
-from a2c_ppo_acktr.launcher import ROOT
+from a2c_ppo_acktr.jobs.launcher import ROOT
 from benchmarks.curves import read_episodes
 from write_and_test.experiment import Experiment
 from write_and_test.experiments import Queue, product

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.replay import Replay
+from a2c_ppo_acktr.storage.replay import Replay
 from a2c_ppo_acktr.utils import seed_everything, set_threads
 
 REPEATS = 500

@@ -10,7 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from a2c_ppo_acktr import launcher
+from a2c_ppo_acktr.jobs import launcher
 from benchmarks.curves import curve, read_episodes, training_return, write_curve
 from benchmarks.provenance import commit
 from benchmarks.records import METRICS, Record

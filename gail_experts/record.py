@@ -17,14 +17,15 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
-from a2c_ppo_acktr import algo, checkpoint, expert, flags
-from a2c_ppo_acktr.collect import Stepper
+from a2c_ppo_acktr import algo, experts, flags
+from a2c_ppo_acktr.acting.collect import Stepper
+from a2c_ppo_acktr.acting.record import Scores
+from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
+from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.interfaces import Step, StepArrays, Tree
-from a2c_ppo_acktr.record import Scores
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.spaces import UnsupportedSpace, index, tree_map
-from a2c_ppo_acktr.trajectories import Trajectory, save
 from a2c_ppo_acktr.utils import UsageError, seed_everything
-from a2c_ppo_acktr.vec_env import EnvironmentCrash, Envs
 from evaluate import load_agent
 
 ATTEMPTS = 10
@@ -157,7 +158,7 @@ def run(args: argparse.Namespace, command: str) -> str:
     path = checkpoint.find(args.checkpoint, args.env_name, "--checkpoint")
     settings: dict[str, Any] = checkpoint.load(path, mmap=True)["settings"]
     settings["env_name"] = args.env_name or settings["env_name"]
-    out = Path(args.out or Path(__file__).parent / f"{expert.file_name(settings['env_name'])}.npz")
+    out = Path(args.out or Path(__file__).parent / f"{experts.file_name(settings['env_name'])}.npz")
     attempts = ATTEMPTS * args.num_trajectories if args.max_attempts is None else args.max_attempts
     if out.suffix != ".npz":
         raise UsageError(f"--out {out}: expected a name that ends in .npz")

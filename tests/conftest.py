@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from a2c_ppo_acktr.rendering import prepare_rendering
+from a2c_ppo_acktr.envs.video.rendering import prepare_rendering
 
 prepare_rendering()  # before any test imports what draws
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from a2c_ppo_acktr import expert
-from a2c_ppo_acktr.trajectories import Trajectory
+from a2c_ppo_acktr import experts
+from a2c_ppo_acktr.experts.files import Trajectory
 from a2c_ppo_acktr.utils import UsageError
 
 LINE, COIN = spaces.Box(-np.inf, np.inf, (1,), np.float64), spaces.Discrete(2)
@@ -14,7 +14,7 @@ LINE, COIN = spaces.Box(-np.inf, np.inf, (1,), np.float64), spaces.Discrete(2)
 def defect(source, **kwargs):
     """The one line that refuses `source`."""
     with pytest.raises(UsageError) as caught:
-        expert.load(source, **kwargs)
+        experts.load(source, **kwargs)
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith(f"demonstrations {source}: ")

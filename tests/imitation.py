@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from a2c_ppo_acktr import algo, expert
+from a2c_ppo_acktr import algo, experts
 from a2c_ppo_acktr.algo.gail import GAILConfig
 from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.spaces import tree_map
-from a2c_ppo_acktr.trajectories import Trajectory, save
 from a2c_ppo_acktr.utils import seed_everything
 
 LEARNERS = {
@@ -44,7 +44,7 @@ def shown_by(envs, choose, num_steps, subsample=1):
                 steps[env] = []
         obs = step.obs
     save("shown.npz", trajectories)
-    return expert.load("shown.npz", subsample=subsample).check(envs.observation_space, envs.action_space)
+    return experts.load("shown.npz", subsample=subsample).check(envs.observation_space, envs.action_space)
 
 
 def wrap(name, envs, demonstrations, normalizer=None, learner=None, **config):

@@ -9,12 +9,12 @@ import torch
 from gymnasium import spaces
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr import checkpoint
-from a2c_ppo_acktr.collect import Stepper
+from a2c_ppo_acktr.acting.collect import Stepper
+from a2c_ppo_acktr.envs.vec_wrappers import FrameStackEnvs
 from a2c_ppo_acktr.interfaces import Decision, EndedArrays, EnvSpaces, StepArrays
-from a2c_ppo_acktr.replay import Replay
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.spaces import space_map, tree_map
-from a2c_ppo_acktr.vec_wrappers import FrameStackEnvs
+from a2c_ppo_acktr.storage.replay import Replay
 
 GAMMA = 0.9
 IMAGE, PAIR = spaces.Box(0, 255, (1, 3, 3), np.uint8), spaces.Box(0, 255, (2, 1, 3), np.uint8)

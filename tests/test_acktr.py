@@ -8,9 +8,10 @@ import torch
 from gymnasium import spaces
 
 import main
-from a2c_ppo_acktr import algo, checkpoint
+from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import AUXILIARY, EnvSpaces
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import seed_everything
 
 OBSERVATION = spaces.Box(-1, 1, (3,))
@@ -165,7 +166,7 @@ def test_every_network_trains_and_resumes(line, tmp_path, monkeypatch, capsys):
 
 OWN = """
 from torch import nn
-from a2c_ppo_acktr.bases import BaseOutput
+from a2c_ppo_acktr.model.bases import BaseOutput
 
 class Normed(nn.Module):
     output_size, carry_size = 4, 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from a2c_ppo_acktr.adam import LARGEST, Adam
+from a2c_ppo_acktr.optim.adam import LARGEST, Adam
 from a2c_ppo_acktr.utils import tune_process
 
 

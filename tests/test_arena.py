@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from a2c_ppo_acktr.arena import (
+from a2c_ppo_acktr.envs.navigation.env import NavigationEnv
+from a2c_ppo_acktr.envs.navigation.simulation import (
     EAST,
     FORWARD,
     HEADINGS,
@@ -21,7 +22,6 @@ from a2c_ppo_acktr.arena import (
     WEST,
     Arenas,
 )
-from a2c_ppo_acktr.navigation import NavigationEnv
 from a2c_ppo_acktr.spaces import index
 
 QUARTER = HEADINGS // 4

@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 import evaluate
 import main
-from a2c_ppo_acktr import checkpoint
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError, seed_everything
 from tests.policies import build
 
@@ -92,7 +92,7 @@ def test_settings_that_make_no_network(kwargs, message):
 OWN = """
 import torch
 from torch import nn
-from a2c_ppo_acktr.bases import BaseOutput, Layers
+from a2c_ppo_acktr.model.bases import BaseOutput, Layers
 
 class Wide(nn.Module):
     carry_size = 0

@@ -9,13 +9,14 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr import algo, expert, model, utils
+from a2c_ppo_acktr import algo, experts, utils
 from a2c_ppo_acktr.algo import bc
 from a2c_ppo_acktr.algo.bc import BCConfig
 from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.model import policy as model
 from a2c_ppo_acktr.spaces import tree_map
-from a2c_ppo_acktr.trajectories import Trajectory, save
 from a2c_ppo_acktr.utils import seed_everything
 from evaluate import evaluate
 from tests.demonstrations import COIN, LINE, vectors
@@ -32,7 +33,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 def saved(trajectories, env_spaces=None, **kwargs):
     """The trajectories, as read from a file that is left behind."""
     save("shown.npz", trajectories, **kwargs)
-    demonstrations = expert.load("shown.npz")
+    demonstrations = experts.load("shown.npz")
     return demonstrations.check(env_spaces.observation, env_spaces.action) if env_spaces else demonstrations
 
 

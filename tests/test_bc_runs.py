@@ -8,7 +8,7 @@ import torch
 
 import main
 from a2c_ppo_acktr import arguments
-from a2c_ppo_acktr.trajectories import save
+from a2c_ppo_acktr.experts.files import save
 from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate, load_agent
 from tests.demonstrations import trajectory

@@ -9,11 +9,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from a2c_ppo_acktr import algo, expert
+from a2c_ppo_acktr import algo, experts
 from a2c_ppo_acktr.algo.bco import BCOConfig, InverseModel
 from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.trajectories import Trajectory, save
 from a2c_ppo_acktr.utils import UsageError, seed_everything
 from evaluate import evaluate
 from tests.demonstrations import COIN, LINE, padded, trajectory
@@ -112,7 +112,7 @@ def make(name, change=lambda demonstrations: demonstrations, normalize=True, **c
     seed_everything(0)
     envs = make_vec_envs(f"tests.test_bco:{name}-v0", 4, seed=0, normalize=normalize)
     agent = algo.make("bco", BCOConfig(**config), envs.spaces)
-    shown = expert.load("shown.npz").check(envs.observation_space, envs.action_space)
+    shown = experts.load("shown.npz").check(envs.observation_space, envs.action_space)
     agent.study(change(shown), envs.normalizer)
     storage = agent.make_storage(100, 4)
     return agent, envs, storage, agent.make_collector(envs, storage)
@@ -198,7 +198,7 @@ def test_pairs_of_demonstrated_observations_are_of_one_episode_and_known(tmp_pat
     for source, space, before, after in cases:
         env_spaces = EnvSpaces(space, COIN, {})
         agent = algo.make("bco", BCOConfig(), env_spaces)
-        agent.study(expert.load(source).check(space, COIN), None)
+        agent.study(experts.load(source).check(space, COIN), None)
         assert agent.demonstrations.obs[:, 0].tolist() == before
         assert agent.demonstrations.next_obs[:, 0].tolist() == after
         assert sorted([*agent.training.tolist(), *agent.held_out.tolist()]) == list(range(len(before)))
@@ -209,7 +209,7 @@ def test_demonstrations_without_any_pair_are_refused():
     space = spaces.Box(-np.inf, np.inf, (2,))
     agent = algo.make("bco", BCOConfig(), EnvSpaces(space, COIN, {}))
     with pytest.raises(UsageError, match=r"up\.pt.*next observation"):
-        agent.study(expert.load("up.pt").check(space, COIN), None)
+        agent.study(experts.load("up.pt").check(space, COIN), None)
 
 
 def test_changes_are_scaled_over_the_demonstrations_and_what_never_changes_is_not():
@@ -239,7 +239,7 @@ def test_images_are_read_as_they_are_stacked():
     save("shown.npz", trajectories, frame_stack=2)
     seed_everything(0)
     agent = algo.make("bco", BCOConfig(epochs=12), env_spaces)
-    shown = expert.load("shown.npz").check(env_spaces.observation, COIN)
+    shown = experts.load("shown.npz").check(env_spaces.observation, COIN)
     agent.study(shown, None)
     known, true = agent.demonstrations, torch.from_numpy(shown.actions)
     obs, next_obs = agent.seen(known.obs), agent.seen(known.next_obs)

@@ -8,7 +8,7 @@ import pytest
 
 import main
 from a2c_ppo_acktr import arguments
-from a2c_ppo_acktr.trajectories import save
+from a2c_ppo_acktr.experts.files import save
 from evaluate import evaluate, load_agent
 from tests.demonstrations import trajectory
 from tests.test_bco import LEFT, walks

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from a2c_ppo_acktr import arguments, launcher
+from a2c_ppo_acktr import arguments
+from a2c_ppo_acktr.jobs import launcher
 from benchmarks import campaign, curves, records, runs
 from benchmarks.rows import ROWS
 

@@ -14,9 +14,10 @@ import torch
 import enjoy
 import evaluate
 import main
-from a2c_ppo_acktr import arguments, checkpoint
+from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.algo import ALGORITHMS
 from a2c_ppo_acktr.arguments import ACTOR_CRITICS
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError
 from benchmarks.cells import CELLS
 from benchmarks.rows import ROWS

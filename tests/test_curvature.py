@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from a2c_ppo_acktr.curvature import ConvLayer, Factor, damped_inverses, second_moment
-from a2c_ppo_acktr.kfac import KFAC
+from a2c_ppo_acktr.optim.curvature import ConvLayer, Factor, damped_inverses, second_moment
+from a2c_ppo_acktr.optim.kfac import KFAC
 from a2c_ppo_acktr.utils import UsageError
 from tests.fisher import observe_gaussian, observe_softmax
 
@@ -101,7 +101,7 @@ def test_in_place_activations_change_nothing():
 def test_pieces_of_a_batch_of_images_add_up(monkeypatch):
     layer, images = ConvLayer("c", nn.Conv2d(3, 4, 3, 2, 1)), torch.randn(9, 3, 8, 8)
     whole = layer.input_moment(images, 9)
-    monkeypatch.setattr("a2c_ppo_acktr.curvature.CHUNK", 1)
+    monkeypatch.setattr("a2c_ppo_acktr.optim.curvature.CHUNK", 1)
     torch.testing.assert_close(layer.input_moment(images, 9), whole)
 
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr import expert
-from a2c_ppo_acktr.trajectories import from_padded, save
+from a2c_ppo_acktr import experts
+from a2c_ppo_acktr.experts.files import from_padded, save
 from a2c_ppo_acktr.utils import UsageError
 from tests.demonstrations import defect, padded, trajectory, vectors
 
@@ -86,7 +86,7 @@ def test_changed_bytes_give_one_line_or_do_not_matter(tmp_path_factory, suffix):
             damaged[place] = value
         path.write_bytes(damaged)
         with contextlib.suppress(UsageError):
-            demos = expert.load(path)
+            demos = experts.load(path)
             assert len(demos.obs) == len(demos.next_obs) == len(demos)
 
     check()

@@ -12,13 +12,14 @@ import torch
 from gymnasium import spaces
 
 import main
-from a2c_ppo_acktr import algo, checkpoint, expert
-from a2c_ppo_acktr.collect import Stepper
+from a2c_ppo_acktr import algo, experts
+from a2c_ppo_acktr.acting.collect import Stepper
 from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs.vector import DummyEnvs
+from a2c_ppo_acktr.experts.files import save
 from a2c_ppo_acktr.interfaces import Decision
-from a2c_ppo_acktr.trajectories import save
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError, seed_everything
-from a2c_ppo_acktr.vec_env import DummyEnvs
 from evaluate import load_agent
 from gail_experts import convert_to_pytorch, record
 from tests.demonstrations import padded
@@ -76,7 +77,7 @@ def nested_envs(*lengths):
 def test_episodes_of_many_environments_are_taken_apart_and_end_in_their_own_final_observations(tmp_path):
     trajectories = record.play(Constant(2), nested_envs([2, 5], [3], [50]), 7, explore=False)
     save(tmp_path / "n.npz", trajectories)
-    demos = expert.load(tmp_path / "n.npz").check(Nested.observation_space, Nested.action_space)
+    demos = experts.load(tmp_path / "n.npz").check(Nested.observation_space, Nested.action_space)
     assert demos.lengths.tolist() == [2, 5, 3, 3, 50, 50, 50]  # quotas 2, 2, 3: short episodes are not favoured
     assert demos.returns.tolist() == demos.lengths.tolist()
     expected = [[env, e, t] for env, e, n in [(0, 0, 2), (0, 1, 5), (1, 0, 3), (1, 1, 3)] for t in range(n)]
@@ -120,7 +121,7 @@ def test_an_atari_game_is_one_episode_whose_stacks_and_final_images_are_those_th
     monkeypatch.setattr(Stepper, "step", spy)
     save(tmp_path / "b.npz", record.play(agent, envs, 1, explore=True), frame_stack=envs.frame_stack)
     envs.close()
-    demos = expert.load(tmp_path / "b.npz").check(envs.observation_space, envs.action_space)
+    demos = experts.load(tmp_path / "b.npz").check(envs.observation_space, envs.action_space)
     assert len(demos.lengths) == 1
     assert demos.terminated.sum() == 5
     np.testing.assert_array_equal(demos.obs, np.stack(seen))
@@ -145,7 +146,7 @@ def here(trained, monkeypatch):
 def test_a_recording_repeats_in_the_environment_itself(here, capsys):
     assert record.main("--checkpoint run --num-trajectories 4 --num-processes 3 --non-det --out out/c.npz".split()) == 0
     env = gym.make("CartPole-v1").unwrapped
-    demos = expert.load("out/c.npz").check(env.observation_space, env.action_space)
+    demos = experts.load("out/c.npz").check(env.observation_space, env.action_space)
     assert checkpoint.load("run/checkpoints/latest.pt")["normalizer"] is not None  # it saw other numbers than these
     env.reset()
     next_obs, terminated = [], []
@@ -170,7 +171,7 @@ def test_a_recording_repeats_in_the_environment_itself(here, capsys):
 def test_a_seed_repeats_a_recording_and_a_file_is_replaced_with_a_word(here, capsys):
     def recorded(*extra):
         assert record.main(["--checkpoint", "run", "--num-trajectories", "3", "--out", "r.npz", *extra]) == 0
-        return expert.load("r.npz").obs.tolist()
+        return experts.load("r.npz").obs.tolist()
 
     first = recorded()
     assert recorded() == first
@@ -193,7 +194,7 @@ def test_agents_of_other_algorithms_and_of_stacked_images_are_recorded_too(tmp_p
     assert main.main([*line.split(), "--log-dir", "run", "--torch-threads", "1"]) == 0
     assert record.main("--checkpoint run --num-trajectories 1 --non-det --out r.npz".split()) == 0
     _, envs = load_agent(Path("run/checkpoints/latest.pt"))
-    demos = expert.load("r.npz").check(envs.observation_space, envs.action_space)
+    demos = experts.load("r.npz").check(envs.observation_space, envs.action_space)
     assert demos.meta["algo"] == line.split()[1]
     assert demos.obs.shape == (demos.lengths.sum(), *shape)
     assert len(demos.lengths) == 1
@@ -222,7 +223,7 @@ def test_what_cannot_be_recorded_is_one_line_and_leaves_no_file(here, capsys):
 def test_without_a_name_the_file_is_upstreams_beside_the_program(here, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "__file__", str(tmp_path / "record.py"))
     assert record.main("--checkpoint run --num-trajectories 1".split()) == 0
-    assert expert.find(tmp_path, "CartPole-v1").name == "trajs_cartpole.npz"
+    assert experts.find(tmp_path, "CartPole-v1").name == "trajs_cartpole.npz"
 
 
 def test_both_programs_run_from_a_shell_anywhere(trained):
@@ -251,7 +252,7 @@ def test_upstreams_h5_becomes_an_npz_or_upstreams_dictionary_with_the_same_steps
     assert convert_to_pytorch.main(["--h5-file", "trajs_x.h5", "--env-name", "X-v0"]) == 0
     assert capsys.readouterr().out == "3 episodes, mean return 3.00: wrote trajs_x.npz\n"
     assert convert_to_pytorch.main("--h5-file trajs_x.h5 --pt-file x.pt".split()) == 0
-    npz, pt = expert.load("trajs_x.npz"), expert.load("x.pt")
+    npz, pt = experts.load("trajs_x.npz"), experts.load("x.pt")
     assert npz.obs[:, 0].tolist() == [0, 1, 2, 100, 200, 201, 202, 203, 204]
     for name in ("obs", "next_obs", "actions", "rewards", "terminated", "truncated", "has_next", "lengths", "returns"):
         np.testing.assert_array_equal(getattr(npz, name), getattr(pt, name), err_msg=name)

@@ -12,10 +12,10 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr import expert
+from a2c_ppo_acktr import experts
 from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.experts.files import save
 from a2c_ppo_acktr.spaces import tree_map
-from a2c_ppo_acktr.trajectories import save
 from a2c_ppo_acktr.utils import UsageError
 from tests.demonstrations import COIN, LINE, defect, padded, trajectory, vectors
 
@@ -28,7 +28,7 @@ def file(tmp_path):
 
 
 def test_every_step_sees_its_own_episode_and_the_last_one_leads_to_the_final_observation(file):
-    demos = expert.load(file)
+    demos = experts.load(file)
     assert demos.obs.dtype == np.float32
     assert demos.obs[:, 0].tolist() == [0, 1, 2, 100, 200, 201, 202, 203, 204]
     assert demos.next_obs[:, 0].tolist() == [1, 2, -3, -101, 201, 202, 203, 204, -205]
@@ -44,7 +44,7 @@ def test_every_step_sees_its_own_episode_and_the_last_one_leads_to_the_final_obs
 
 def test_terminated_and_truncated_are_kept_apart(tmp_path):
     save(tmp_path / "t.npz", [trajectory(0, 3, limit=True), trajectory(1, 2)])
-    demos = expert.load(tmp_path / "t.npz")
+    demos = experts.load(tmp_path / "t.npz")
     assert np.flatnonzero(demos.truncated).tolist() == [2]
     assert np.flatnonzero(demos.terminated).tolist() == [4]
 
@@ -66,7 +66,7 @@ NESTED = spaces.Dict(
 def test_nested_observations_come_back_in_their_structure_names_and_types(tmp_path):
     written = vectors(make=nested)
     save(tmp_path / "n.npz", written)
-    demos = expert.load(tmp_path / "n.npz").check(NESTED, COIN)
+    demos = experts.load(tmp_path / "n.npz").check(NESTED, COIN)
     expected = tree_map(lambda *leaves: np.concatenate([leaf[:-1] for leaf in leaves]), *(t.obs for t in written))
     tree_map(np.testing.assert_array_equal, demos.obs, expected)
     assert demos.next_obs["a/b"][3].tolist() == [-101, 101]
@@ -76,7 +76,7 @@ def test_nested_observations_come_back_in_their_structure_names_and_types(tmp_pa
 
 def test_names_with_slashes_are_not_mistaken_for_nested_ones(tmp_path):
     save(tmp_path / "n.npz", vectors(make=lambda clock: {"a/b": clock, "a": {"b": -clock}}))
-    demos = expert.load(tmp_path / "n.npz")
+    demos = experts.load(tmp_path / "n.npz")
     assert demos.obs["a/b"].tolist() == [0, 1, 2, 100, 200, 201, 202, 203, 204]
     np.testing.assert_array_equal(demos.obs["a"]["b"], -demos.obs["a/b"])
 
@@ -87,7 +87,7 @@ def test_stacks_are_rebuilt_from_single_images_and_begin_anew_with_each_episode_
 
     written = [trajectory(0, 4, lives=(1,), make=images), trajectory(1, 2, make=images)]
     save(tmp_path / "i.npz", written, frame_stack=3)
-    demos = expert.load(tmp_path / "i.npz").check(spaces.Box(0, 255, (3, 4, 4), np.uint8), COIN)
+    demos = experts.load(tmp_path / "i.npz").check(spaces.Box(0, 255, (3, 4, 4), np.uint8), COIN)
     assert demos.obs.shape == (6, 3, 4, 4)
     assert demos.obs.dtype == np.uint8
     stacks = [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 2, 3], [0, 0, 100], [0, 100, 101]]
@@ -102,7 +102,7 @@ def test_stacks_are_rebuilt_from_single_images_and_begin_anew_with_each_episode_
 def test_a_stack_may_be_taller_than_the_whole_file(tmp_path):
     images = trajectory(0, 1, make=lambda clock: np.full((2, 1, 4, 4), 9, np.uint8))
     save(tmp_path / "i.npz", [images], frame_stack=6)
-    demos = expert.load(tmp_path / "i.npz")
+    demos = experts.load(tmp_path / "i.npz")
     assert demos.obs[0, :, 0, 0].tolist() == [0] * 5 + [9]
     assert demos.next_obs[0, :, 0, 0].tolist() == [0] * 4 + [9] * 2
 
@@ -116,9 +116,9 @@ def test_subsampling_keeps_every_kth_step_of_every_episode_whatever_its_length(
 ):
     path = tmp_path_factory.mktemp("demos") / "d.npz"
     save(path, vectors(lengths))
-    first = expert.load(path, subsample=subsample)
+    first = experts.load(path, subsample=subsample)
     assert first.obs[:, 0].tolist() == [100 * e + t for e, n in enumerate(lengths) for t in range(0, n, subsample)]
-    demos = expert.load(path, subsample=subsample, generator=np.random.default_rng(seed))
+    demos = experts.load(path, subsample=subsample, generator=np.random.default_rng(seed))
     assert demos.lengths.tolist() == lengths
     for e, length in enumerate(lengths):
         steps = (demos.obs[demos.episodes == e, 0] - 100 * e).tolist()
@@ -130,10 +130,10 @@ def test_subsampling_keeps_every_kth_step_of_every_episode_whatever_its_length(
 
 
 def test_trajectories_are_the_first_ones_or_chosen_at_random_without_replacement(file):
-    assert expert.load(file, 2).obs[:, 0].tolist() == [0, 1, 2, 100]
+    assert experts.load(file, 2).obs[:, 0].tolist() == [0, 1, 2, 100]
     chosen = set()
     for seed in range(30):
-        demos = expert.load(file, 2, generator=np.random.default_rng(seed))
+        demos = experts.load(file, 2, generator=np.random.default_rng(seed))
         assert demos.lengths.sum() == len(demos)
         chosen.add(tuple(demos.lengths.tolist()))
     assert chosen == {(3, 1), (3, 5), (1, 5)}
@@ -142,7 +142,7 @@ def test_trajectories_are_the_first_ones_or_chosen_at_random_without_replacement
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 100])
 def test_an_epoch_has_every_step_once_in_an_order_of_its_own_also_where_a_batch_is_larger(file, batch_size):
-    demos, generator, orders = expert.load(file), np.random.default_rng(0), []
+    demos, generator, orders = experts.load(file), np.random.default_rng(0), []
     for _ in range(2):
         batches = list(demos.batches(batch_size, generator))
         assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
@@ -156,7 +156,7 @@ def test_an_epoch_has_every_step_once_in_an_order_of_its_own_also_where_a_batch_
 
 def test_upstreams_dictionary_is_read_without_its_padding_and_without_claims_about_its_ends(tmp_path):
     torch.save({name: torch.from_numpy(array) for name, array in padded().items()}, tmp_path / "u.pt")
-    demos = expert.load(tmp_path / "u.pt").check(spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-1, 1, (1,)))
+    demos = experts.load(tmp_path / "u.pt").check(spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-1, 1, (1,)))
     assert demos.obs.tolist() == [[c, -c] for c in [0, 1, 2, 100, 200, 201, 202, 203, 204]]
     np.testing.assert_allclose(demos.actions[:, 0], demos.obs[:, 0] / 1000)
     assert demos.returns.tolist() == [3, 1, 5]
@@ -171,7 +171,7 @@ def test_upstreams_dictionary_is_read_without_its_padding_and_without_claims_abo
 def test_upstreams_discrete_actions_become_integers(tmp_path):
     arrays = padded(discrete=True)
     torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, tmp_path / "u.pt")
-    demos = expert.load(tmp_path / "u.pt").check(spaces.Box(-np.inf, np.inf, (2,)), COIN)
+    demos = experts.load(tmp_path / "u.pt").check(spaces.Box(-np.inf, np.inf, (2,)), COIN)
     assert demos.actions.shape == (9,)
     assert demos.actions.dtype == np.int64
 
@@ -179,7 +179,7 @@ def test_upstreams_discrete_actions_become_integers(tmp_path):
 def test_fractions_are_no_choices(tmp_path):
     save(tmp_path / "f.npz", vectors(actions=np.array([0.5])[[0] * 3], lengths=[3]))
     with pytest.raises(UsageError, match="actions that are fractions"):
-        expert.load(tmp_path / "f.npz").check(LINE, COIN)
+        experts.load(tmp_path / "f.npz").check(LINE, COIN)
 
 
 class RecordedPicture(gym.Env):
@@ -198,7 +198,7 @@ def test_minari_data_sets_are_read_channels_first_counted_from_zero_and_ended_wh
     episode = minari.data_collector.EpisodeBuffer(0, 0, None, pictures, np.array([5, 6, 5]), [1.0] * 3, ends, ends)
     who = {"algorithm_name": "hand", "author": "hand", "author_email": "hand", "code_permalink": "hand"}
     minari.create_dataset_from_buffers("clock/expert-v0", [episode], env=gym.make("RecordedPicture-v0"), **who)
-    demos = expert.load("minari:clock/expert-v0").check(spaces.Box(0, 255, (3, 8, 8), np.uint8), COIN)
+    demos = experts.load("minari:clock/expert-v0").check(spaces.Box(0, 255, (3, 8, 8), np.uint8), COIN)
     assert demos.obs[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert demos.next_obs[:, 0, 0, 0].tolist() == [1, 2, 3]
     assert demos.actions.tolist() == [0, 1, 0]
@@ -213,14 +213,14 @@ def test_minari_where_it_is_not_installed_is_named_with_the_way_to_get_it(monkey
 
 
 def test_an_environments_demonstrations_are_found_by_upstreams_name(tmp_path):
-    assert expert.file_name("HalfCheetah-v2") == "trajs_halfcheetah"
-    assert expert.file_name("MinAtar/Breakout-v1") == "trajs_minatar-breakout"
-    assert expert.file_name("MiniGrid-Empty-5x5-v0") != expert.file_name("MiniGrid-Empty-8x8-v0")
+    assert experts.file_name("HalfCheetah-v2") == "trajs_halfcheetah"
+    assert experts.file_name("MinAtar/Breakout-v1") == "trajs_minatar-breakout"
+    assert experts.file_name("MiniGrid-Empty-5x5-v0") != experts.file_name("MiniGrid-Empty-8x8-v0")
     with pytest.raises(UsageError, match=r"neither trajs_hopper\.npz nor trajs_hopper\.pt"):
-        expert.find(tmp_path, "Hopper-v5")
+        experts.find(tmp_path, "Hopper-v5")
     for suffix in (".pt", ".npz"):  # this project's format is preferred
         (tmp_path / f"trajs_hopper{suffix}").touch()
-        assert expert.find(tmp_path, "Hopper-v5").suffix == suffix
+        assert experts.find(tmp_path, "Hopper-v5").suffix == suffix
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_an_environments_demonstrations_are_found_by_upstreams_name(tmp_path):
 )
 def test_what_does_not_fit_the_environment_is_named(file, observation_space, action_space, says):
     with pytest.raises(UsageError, match=says) as caught:
-        expert.load(file).check(observation_space, action_space)
+        experts.load(file).check(observation_space, action_space)
     assert str(file) in str(caught.value)
 
 
@@ -258,7 +258,7 @@ def test_what_does_not_fit_the_environment_is_named(file, observation_space, act
 def test_nested_observations_that_do_not_fit_are_named_by_their_part(tmp_path, space, says):
     save(tmp_path / "n.npz", vectors(make=nested))
     with pytest.raises(UsageError, match=says):
-        expert.load(tmp_path / "n.npz").check(space, COIN)
+        experts.load(tmp_path / "n.npz").check(space, COIN)
 
 
 FOLDER = Path(__file__).resolve().parent.parent / "gail_experts"
@@ -266,7 +266,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "gail_experts"
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.npz")), ids=lambda path: path.stem)
 def test_shipped_files_fit_their_environments_and_are_as_the_readme_says(path):
-    demos = expert.load(path)
+    demos = experts.load(path)
     envs = make_vec_envs(demos.meta["env_name"], 1, seed=0, gamma=0.99)
     try:
         demos.check(envs.observation_space, envs.action_space)

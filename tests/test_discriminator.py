@@ -6,8 +6,8 @@ import torch
 from gymnasium import spaces
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from a2c_ppo_acktr.discriminator import INPUTS, Discriminator, Samples, StepEncoder
 from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.model.discriminator import INPUTS, Discriminator, Samples, StepEncoder
 from a2c_ppo_acktr.utils import init_orthogonal
 
 IMAGE = spaces.Box(0, 255, (2, 6, 6), np.uint8)

@@ -8,9 +8,9 @@ import pytest
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 
-from a2c_ppo_acktr import envs as envs_module
 from a2c_ppo_acktr.envs import describe, make_vec_envs
-from a2c_ppo_acktr.families import make_env, resolve
+from a2c_ppo_acktr.envs import make as envs_module
+from a2c_ppo_acktr.envs.families import make_env, resolve
 from a2c_ppo_acktr.utils import UsageError
 
 

@@ -13,9 +13,10 @@ from gymnasium import spaces
 import enjoy
 import evaluate
 import main
-from a2c_ppo_acktr import algo, checkpoint
+from a2c_ppo_acktr import algo
+from a2c_ppo_acktr.envs.vector import DummyEnvs
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.vec_env import DummyEnvs
+from a2c_ppo_acktr.run import checkpoint
 
 
 class FixedLength(gym.Env):

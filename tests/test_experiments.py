@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from a2c_ppo_acktr import launcher, waiter
+from a2c_ppo_acktr.jobs import launcher, waiter
 from tests.queues import CARTPOLE, ONCE, make_queue, start_scheduler, states, traces, wait_until
 from write_and_test import experiments
 from write_and_test.experiment import Attempt, Settled

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from a2c_ppo_acktr.mlp import TanhMLP
+from a2c_ppo_acktr.model.layers import TanhMLP
 from a2c_ppo_acktr.utils import seed_everything
 from tests.policies import build
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from a2c_ppo_acktr import checkpoint, expert
+from a2c_ppo_acktr import experts
 from a2c_ppo_acktr.algo import gail
 from a2c_ppo_acktr.envs import make_vec_envs
-from a2c_ppo_acktr.trajectories import Trajectory, save
+from a2c_ppo_acktr.experts.files import Trajectory, read, save
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import seed_everything
 from evaluate import evaluate
 from tests.imitation import LEARNERS, probe, rollout, shown_by, train, wrap
@@ -229,8 +230,8 @@ def test_deaths_alone_are_shown_as_absorbing_as_often_as_they_happen(monkeypatch
     envs = probe("Counter", num_envs=4)
     demonstrations = shown_by(envs, lambda obs: np.ones(4, np.int64), 60, subsample=3)
     agent = wrap("a2c", envs, demonstrations, gail_batch_size=1000, gail_warm_up=0)
-    deaths = sum(int(t.terminated.sum()) for t in expert.read("shown.npz")[0])
-    steps = sum(len(t.rewards) for t in expert.read("shown.npz")[0])
+    deaths = sum(int(t.terminated.sum()) for t in read("shown.npz")[0])
+    steps = sum(len(t.rewards) for t in read("shown.npz")[0])
     expected = gail.ABSORBING_STEPS * deaths / steps * len(demonstrations)
     assert expected <= int(agent.expert_samples().vector[:, -1].sum()) < expected + 1
     storage = rollout(agent, envs, 40)
@@ -272,7 +273,7 @@ def test_demonstrations_without_final_observations_lose_their_last_steps_where_t
         np.arange(8.0).reshape(4, 2), np.zeros(3, int), np.zeros(3), np.zeros(3, bool), np.array([0, 0, 1], bool), 0.0
     )
     save("upstream.npz", [trajectory], final_obs=False)
-    demonstrations = expert.load("upstream.npz").check(envs.observation_space, envs.action_space)
+    demonstrations = experts.load("upstream.npz").check(envs.observation_space, envs.action_space)
     for inputs, num in (("state-action", 3), ("state-next-state", 2)):
         assert wrap("a2c", envs, demonstrations, gail_input=inputs).expert_samples().num == num
 

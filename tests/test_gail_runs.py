@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import main
-from a2c_ppo_acktr import arguments, checkpoint
-from a2c_ppo_acktr.trajectories import Trajectory, save
+from a2c_ppo_acktr import arguments
+from a2c_ppo_acktr.experts.files import Trajectory, save
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate, load_agent
 from tests.test_loop import assert_same_state, final_state

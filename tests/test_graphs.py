@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from a2c_ppo_acktr.graphs import REHEARSALS, recorded
+from a2c_ppo_acktr.fast.graphs import REHEARSALS, recorded
 
 GPU = torch.device("cuda")
 

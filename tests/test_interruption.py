@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from a2c_ppo_acktr import checkpoint
+from a2c_ppo_acktr.run import checkpoint
 
 PROMPT = 10.0
 """Seconds that an end by signal may take here: 5 on an idle machine, and other tests run beside these."""

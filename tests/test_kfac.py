@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from a2c_ppo_acktr.curvature import second_moment
-from a2c_ppo_acktr.kfac import KFAC, KFACConfig
+from a2c_ppo_acktr.optim.curvature import second_moment
+from a2c_ppo_acktr.optim.kfac import KFAC, KFACConfig
 from tests.fisher import observe_gaussian, observe_softmax
 
 pytestmark = pytest.mark.usefixtures("double_precision")

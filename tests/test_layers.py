@@ -1,101 +1,93 @@
-"""Who may import whom, read off the import statements."""
+"""Who may import whom, by rooms: folders of the package, and the modules beside them, which are the ground floor."""
 
 import ast
 from pathlib import Path
 
-PACKAGE = "a2c_ppo_acktr"
-BOTTOM = {"interfaces", "utils", "flags", "spaces", "normalization", "returns", "distributional", "graphs"}
-NETWORKS = {"encoders", "recurrent", "distributions"}
-MEMORY = {"storage", "slots", "replay", "sequences", "priorities"}
-LEARNING = (
-    BOTTOM
-    | NETWORKS
-    | MEMORY
-    | {"mlp", "adam", "expert", "discriminator", "fused", "bases", "auxiliary", "model", "q_network", "kfac"}
-)
-STEPPING = {"vec_env", "vec_wrappers", "subproc", "native", "joint", "arena", "navigation"}
-ENVIRONMENTS = STEPPING | {"wrappers", "targets", "env_state", "families", "envs"}
-
+PACKAGE = Path("a2c_ppo_acktr")
+COMMAND_LINE = {"arguments", "presets"}
 ALLOWED = {
-    **dict.fromkeys(BOTTOM, BOTTOM),
-    **dict.fromkeys(NETWORKS, BOTTOM),
-    "mlp": BOTTOM,
-    "adam": set(),
-    "fused": BOTTOM | NETWORKS | {"mlp"},
-    "bases": BOTTOM | NETWORKS | {"mlp"},
-    "auxiliary": BOTTOM | {"bases"},
-    "model": BOTTOM | NETWORKS | {"fused", "bases", "auxiliary"},
-    "q_network": BOTTOM | NETWORKS | {"mlp"},
-    **dict.fromkeys(MEMORY, BOTTOM | MEMORY),
-    "trajectories": BOTTOM,
-    "expert": BOTTOM | {"trajectories"},
-    "discriminator": BOTTOM | {"encoders"},
-    "curvature": BOTTOM | {"distributions", "encoders"},
-    "kfac": BOTTOM | {"curvature"},
-    **dict.fromkeys(ENVIRONMENTS, BOTTOM | ENVIRONMENTS | {"rendering", "video"}),
-    "rendering": set(),
-    "video": {"utils"},
-    "collect": BOTTOM | {"storage"},
-    "record": BOTTOM | {"collect"},
-    "recording": BOTTOM | {"record"},
-    "checkpoint": {"utils"},
-    "clone": {"checkpoint", "utils"},
-    "logger": {"utils"},
-    "launcher": {"utils"},
-    "waiter": set(),
+    "ground": set(),
+    "distributions": set(),
+    "model": {"distributions", "fast"},
+    "optim": {"distributions", "model"},
+    "storage": set(),
+    "experts": set(),
+    "fast": {"distributions", "model"},
+    "acting": {"storage"},
+    "algo": {"distributions", "model", "optim", "storage", "experts", "fast", "acting"},
+    "envs": set(),
+    "run": set(),
+    "jobs": {"run"},
+    "arguments": {"algo", "envs", "experts", "run", "presets"},
     "presets": set(),
-    "arguments": {"algo", "expert", "presets", "checkpoint", "families", "utils", "flags"},
-    "histograms": set(),
-    "tracking": {"histograms"},
-    "run": {"", "checkpoint", "logger", "utils", "interfaces", "histograms", "tracking"},
-    "": set(),
 }
+"""What a room may import beside itself and the ground floor."""
+
+
+def room(parts):
+    """The room of a module, given the parts of its name below the package."""
+    if not parts or not parts[0]:
+        return "ground"  # the package's own version
+    if (PACKAGE / parts[0]).is_dir() or parts[0] in COMMAND_LINE:
+        return parts[0]
+    return "ground"
 
 
 def imports(path):
-    """Modules of the package that a file imports when it runs; imports for type checkers do not count."""
+    """Modules of the package that a file imports, by the parts of their names; not those for type checkers alone."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             node.body = []
-    found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             parts = node.module.split(".")[1:]
             for alias in node.names:
-                is_module = (Path(PACKAGE, *parts) / f"{alias.name}.py").exists() or Path(
-                    PACKAGE, *parts, alias.name
-                ).is_dir()
-                found.add(".".join([*parts, alias.name] if is_module else parts))
+                whole = [*parts, alias.name]
+                is_module = (PACKAGE.joinpath(*whole)).is_dir() or PACKAGE.joinpath(*whole).with_suffix(".py").exists()
+                yield tuple(whole if is_module else parts)
         elif isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.split(".")[0] == PACKAGE}
-    return found
+            for alias in node.names:
+                if alias.name.split(".")[0] == PACKAGE.name:
+                    yield tuple(alias.name.split(".")[1:])
 
 
-def module_name(path):
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+def modules():
+    """Every file of the package with the parts of its name."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, tuple(part for part in path.relative_to(PACKAGE).with_suffix("").parts if part != "__init__")
 
 
-def test_every_module_imports_only_from_below():
-    for path in Path(PACKAGE).glob("*.py"):
-        name = module_name(path)
-        beyond = {module.split(".")[0] for module in imports(path)} - ALLOWED[name]
-        assert not beyond, f"{name} imports {beyond}"
+def test_every_room_imports_only_from_below():
+    for path, name in modules():
+        own = room(name)
+        beyond = {room(parts) for parts in imports(path)} - ALLOWED[own] - {own, "ground"}
+        assert not beyond, f"{path} imports {beyond}"
 
 
-def test_an_algorithm_imports_no_environments_logs_arguments_or_files_and_at_most_one_sibling():
-    siblings = {path.stem for path in Path(PACKAGE, "algo").glob("*.py")} - {"__init__", "base"}
-    for name in siblings:
-        found = imports(Path(PACKAGE, "algo", f"{name}.py"))
-        algos = {module for module in found if module.startswith("algo.")}
-        assert {module for module in found if not module.startswith("algo")} <= LEARNING
-        assert len(algos - {"algo.base"}) <= 1
-    assert imports(Path(PACKAGE, "algo", "base.py")) <= LEARNING | {"collect"}
+def test_modules_import_each_other_in_no_circle():
+    names = {name: path for path, name in modules()}
+    below = {name: {parts for parts in imports(path) if parts in names} - {name, ()} for name, path in names.items()}
+    done = set()
+    while below:
+        free = [name for name, needed in below.items() if needed <= done]
+        assert free, f"a circle among {sorted('.'.join(name) for name in below)}"
+        done |= set(free)
+        below = {name: needed for name, needed in below.items() if name not in done}
+
+
+def test_an_algorithm_imports_at_most_one_sibling_beside_its_familys_base():
+    bases = {"base"}
+    for path in (PACKAGE / "algo").glob("*.py"):
+        if path.stem in bases | {"__init__"}:
+            continue
+        siblings = {parts[1] for parts in imports(path) if parts[:1] == ("algo",)} - bases
+        assert len(siblings) <= 1, f"{path} imports {siblings}"
 
 
 def test_the_package_imports_none_of_the_programs_around_it():
     around = {"main", "evaluate", "enjoy", "write_and_test", "benchmarks", "tests"}
-    for path in Path(PACKAGE).rglob("*.py"):
+    for path, _ in modules():
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -103,20 +95,12 @@ def test_the_package_imports_none_of_the_programs_around_it():
 
 
 def test_files_stay_short_enough_to_read():
-    long = {
-        str(p): n
-        for p in [
-            *Path(PACKAGE).rglob("*.py"),
-            *Path(".").glob("*.py"),
-            *Path("write_and_test").glob("*.py"),
-            *Path("gail_experts").glob("*.py"),
-        ]
-        if (n := len(p.read_text().splitlines())) > 330
-    }
-    assert not long
+    places = [*PACKAGE.rglob("*.py"), *Path().glob("*.py"), *Path("write_and_test").glob("*.py")]
+    places += Path("gail_experts").glob("*.py")
+    assert not {str(path): n for path in places if (n := len(path.read_text().splitlines())) > 330}
 
 
 def test_nothing_runs_at_import_of_an_algorithm():
-    for path in Path(PACKAGE, "algo").glob("*.py"):
-        kinds = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.ClassDef, ast.FunctionDef, ast.If)
+    kinds = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.ClassDef, ast.FunctionDef, ast.If)
+    for path in (PACKAGE / "algo").glob("*.py"):
         assert all(isinstance(node, kinds) for node in ast.parse(path.read_text()).body), path

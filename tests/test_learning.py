@@ -9,12 +9,13 @@ from gymnasium import spaces
 from torch import distributions as td
 from torch import nn
 
-from a2c_ppo_acktr import algo, model, returns, utils
-from a2c_ppo_acktr import storage as storage_module
+from a2c_ppo_acktr import algo, returns, utils
 from a2c_ppo_acktr.algo import a2c, base, ppo
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
+from a2c_ppo_acktr.model import policy as model
 from a2c_ppo_acktr.returns import normalize
+from a2c_ppo_acktr.storage import rollout as storage_module
 from a2c_ppo_acktr.utils import seed_everything
 from evaluate import evaluate
 

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main
 from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.interfaces import Episode
-from a2c_ppo_acktr.logger import Clock, Logger
+from a2c_ppo_acktr.run.logger import Clock, Logger
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import main
-from a2c_ppo_acktr import algo, arguments, checkpoint
+from a2c_ppo_acktr import algo, arguments
+from a2c_ppo_acktr.acting.collect import Collector
 from a2c_ppo_acktr.algo.base import Algorithm
-from a2c_ppo_acktr.collect import Collector
 from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.storage import RolloutStorage
 
 

@@ -9,12 +9,12 @@ import pytest
 from gymnasium.wrappers import AtariPreprocessing
 from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, WarpFrame
 
-from a2c_ppo_acktr.checkpoint import to_plain
-from a2c_ppo_acktr.envs import choose_backend, fits_native, make_vec_envs
-from a2c_ppo_acktr.families import make_env, resolve
-from a2c_ppo_acktr.native import AleEnvs, CartPoleEnvs
+from a2c_ppo_acktr.envs.families import make_env, resolve
+from a2c_ppo_acktr.envs.make import choose_backend, fits_native, make_vec_envs
+from a2c_ppo_acktr.envs.native import AleEnvs, CartPoleEnvs
+from a2c_ppo_acktr.envs.vector import DummyEnvs
+from a2c_ppo_acktr.run.checkpoint import to_plain
 from a2c_ppo_acktr.utils import UsageError
-from a2c_ppo_acktr.vec_env import DummyEnvs
 from tests.test_vec_env import assert_same
 
 

@@ -6,8 +6,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import main
-from a2c_ppo_acktr import checkpoint, env_state
-from a2c_ppo_acktr.arena import (
+from a2c_ppo_acktr.envs import state as env_state
+from a2c_ppo_acktr.envs.make import make_env, make_vec_envs
+from a2c_ppo_acktr.envs.navigation.env import NavigationEnv, NavigationEnvs
+from a2c_ppo_acktr.envs.navigation.simulation import (
     ANGLES,
     EAST,
     FORWARD,
@@ -22,9 +24,8 @@ from a2c_ppo_acktr.arena import (
     SOUTH,
     WEST,
 )
-from a2c_ppo_acktr.checkpoint import to_plain
-from a2c_ppo_acktr.envs import make_env, make_vec_envs
-from a2c_ppo_acktr.navigation import NavigationEnv, NavigationEnvs
+from a2c_ppo_acktr.run import checkpoint
+from a2c_ppo_acktr.run.checkpoint import to_plain
 from a2c_ppo_acktr.spaces import index
 from a2c_ppo_acktr.utils import UsageError
 from tests.test_arena import QUARTER, placed

@@ -7,11 +7,11 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr import encoders
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, make_policy
-from a2c_ppo_acktr.bases import FlexBase
-from a2c_ppo_acktr.encoders import FlatEncoder, ImageEncoder, make_encoder
 from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.model import encoders
+from a2c_ppo_acktr.model.bases import FlexBase
+from a2c_ppo_acktr.model.encoders import FlatEncoder, ImageEncoder, make_encoder
 from a2c_ppo_acktr.normalization import RunningMeanStd
 from a2c_ppo_acktr.spaces import UnsupportedSpace, to_tensor, torch_dtype, zeros
 from a2c_ppo_acktr.utils import UsageError

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr import priorities
-from a2c_ppo_acktr.priorities import SumTree
+from a2c_ppo_acktr.storage import priorities
+from a2c_ppo_acktr.storage.priorities import SumTree
 
 
 @pytest.fixture(scope="module", autouse=True)

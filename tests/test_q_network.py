@@ -11,8 +11,8 @@ from stable_baselines3.dqn.policies import CnnPolicy
 from torch import nn
 
 from a2c_ppo_acktr.algo.iqn import ImplicitNetwork
-from a2c_ppo_acktr.mlp import IDENTITY, MLP, RELU
-from a2c_ppo_acktr.q_network import NoisyLinear, QNetwork
+from a2c_ppo_acktr.model.layers import IDENTITY, MLP, RELU
+from a2c_ppo_acktr.model.q_network import NoisyLinear, QNetwork
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 SCREEN = spaces.Box(0, 255, (4, 84, 84), np.uint8)

@@ -6,7 +6,8 @@ import signal
 import numpy as np
 import pytest
 
-from a2c_ppo_acktr import arguments, launcher
+from a2c_ppo_acktr import arguments
+from a2c_ppo_acktr.jobs import launcher
 from a2c_ppo_acktr.utils import UsageError
 from tests.queues import CARTPOLE, FORK, make_queue
 from write_and_test.experiments import Queue, product

@@ -11,7 +11,7 @@ import main
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.sequences import Sequences
+from a2c_ppo_acktr.storage.sequences import Sequences
 from a2c_ppo_acktr.utils import UsageError, seed_everything
 
 VECTOR = EnvSpaces(spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2), {})

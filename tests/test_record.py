@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import main
-from a2c_ppo_acktr import algo, recording
+from a2c_ppo_acktr import algo
+from a2c_ppo_acktr.acting import recording
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.utils import UsageError, seed_everything
 from evaluate import evaluate, load_agent

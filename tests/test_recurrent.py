@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr.recurrent import GRU, LSTM, _in_pieces
+from a2c_ppo_acktr.model.recurrent import GRU, LSTM, _in_pieces
 
 
 def step_by_step(core, x, carry, masks):

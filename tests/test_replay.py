@@ -9,10 +9,10 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr import replay as replay_module
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.replay import Replay, available_memory, check_memory
-from a2c_ppo_acktr.slots import row_bytes
+from a2c_ppo_acktr.storage import replay as replay_module
+from a2c_ppo_acktr.storage.replay import Replay, available_memory, check_memory
+from a2c_ppo_acktr.storage.slots import row_bytes
 from a2c_ppo_acktr.utils import UsageError
 from tests.scripted import VECTOR, Game, games
 

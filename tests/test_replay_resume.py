@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.replay import Replay
 from a2c_ppo_acktr.spaces import tree_map
+from a2c_ppo_acktr.storage.replay import Replay
 from tests.scripted import GAMMA, VECTOR, Game, games, through_a_file
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.sequences import SequenceReplay
 from a2c_ppo_acktr.spaces import index, tree_map
+from a2c_ppo_acktr.storage.sequences import SequenceReplay
 from a2c_ppo_acktr.utils import UsageError
 from tests.scripted import KINDS, VECTOR, Game, assert_close, stacked, through_a_file
 

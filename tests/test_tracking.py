@@ -13,7 +13,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main
-from a2c_ppo_acktr import arguments, checkpoint, histograms, tracking
+from a2c_ppo_acktr import arguments
+from a2c_ppo_acktr.run import checkpoint, histograms, tracking
 
 wandb = pytest.importorskip("wandb")
 LINE = "--algo ppo --env-name CartPole-v1 --num-env-steps 1280 --num-mini-batch 4 --log-interval 4 --log-dir run"

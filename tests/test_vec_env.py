@@ -9,17 +9,17 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from a2c_ppo_acktr.envs import make_vec_envs
-from a2c_ppo_acktr.families import make_env
+from a2c_ppo_acktr.envs.families import make_env
+from a2c_ppo_acktr.envs.subproc import SubprocEnvs
+from a2c_ppo_acktr.envs.vec_wrappers import FrameStackEnvs, NormalizedEnvs
+from a2c_ppo_acktr.envs.vector import DummyEnvs, EnvironmentCrash, to_env_actions
 from a2c_ppo_acktr.spaces import tree_map
-from a2c_ppo_acktr.subproc import SubprocEnvs
-from a2c_ppo_acktr.vec_env import DummyEnvs, EnvironmentCrash, to_env_actions
-from a2c_ppo_acktr.vec_wrappers import FrameStackEnvs, NormalizedEnvs
 
 COUNTER = "tests.probe_envs:Counter-v0"
 
 
 def factories(env_id, num):
-    from a2c_ppo_acktr.families import resolve
+    from a2c_ppo_acktr.envs.families import resolve
 
     return [functools.partial(make_env, resolve(env_id))] * num
 
@@ -280,7 +280,7 @@ def test_a_killed_worker_is_noticed():
 )
 def test_state_read_and_set_elsewhere_continues_exactly(env_id):
     """Through a checkpoint's plain form, into environments that have lived another life."""
-    from a2c_ppo_acktr.checkpoint import to_plain
+    from a2c_ppo_acktr.run.checkpoint import to_plain
 
     here, there = (make_vec_envs(env_id, 2, seed=seed, vec_env="dummy") for seed in (1, 50))
     sampler = here.action_space

@@ -18,9 +18,10 @@ import torch
 from gymnasium import spaces
 
 import main
-from a2c_ppo_acktr import arguments, checkpoint
+from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.envs import make_vec_envs
-from a2c_ppo_acktr.video import Film, as_picture
+from a2c_ppo_acktr.envs.video.camera import Film, as_picture
+from a2c_ppo_acktr.run import checkpoint
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from a2c_ppo_acktr.auxiliary import head_loss
+from a2c_ppo_acktr.model.auxiliary import head_loss
 from a2c_ppo_acktr.spaces import to_tensor, tree_map
 from a2c_ppo_acktr.utils import UsageError
 

@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from a2c_ppo_acktr import checkpoint, launcher, waiter
+from a2c_ppo_acktr.jobs import launcher, waiter
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError
 from write_and_test.settings import QUEUE_DEFAULTS, Settings, to_flags
 

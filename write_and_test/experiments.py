@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
-from a2c_ppo_acktr import arguments, flags, launcher
-from a2c_ppo_acktr.launcher import Busy, Job
+from a2c_ppo_acktr import arguments, flags
+from a2c_ppo_acktr.jobs import launcher
+from a2c_ppo_acktr.jobs.launcher import Busy, Job
 from a2c_ppo_acktr.utils import UsageError
 from write_and_test import settings as plain_settings
 from write_and_test.experiment import Attempt, Experiment, Settled, Status

@@ -13,7 +13,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
-from a2c_ppo_acktr.arena import PLATFORM, PLATFORM_RADIUS
+from a2c_ppo_acktr.envs.navigation.simulation import PLATFORM, PLATFORM_RADIUS
 from write_and_test.analysis import Probe, Projection, activation_map, rows
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from a2c_ppo_acktr import algo, arguments, checkpoint, launcher
+from a2c_ppo_acktr import algo, arguments
+from a2c_ppo_acktr.envs.vector import Envs
+from a2c_ppo_acktr.jobs import launcher
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError, seed_everything
-from a2c_ppo_acktr.vec_env import Envs
 from evaluate import load_agent
 
 Places = str | Path | Iterable[str | Path]

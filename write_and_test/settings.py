@@ -10,7 +10,8 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from a2c_ppo_acktr import arguments, checkpoint, flags
+from a2c_ppo_acktr import arguments, flags
+from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError
 
 Settings = dict[str, Any]

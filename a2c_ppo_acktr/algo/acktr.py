@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from a2c_ppo_acktr.algo.a2c import A2C, A2CLossConfig
-from a2c_ppo_acktr.bases import sample_observations
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
-from a2c_ppo_acktr.kfac import KFAC, KFACConfig
-from a2c_ppo_acktr.mlp import TanhMLP
+from a2c_ppo_acktr.model.bases import sample_observations
+from a2c_ppo_acktr.model.layers import TanhMLP
+from a2c_ppo_acktr.optim.kfac import KFAC, KFACConfig
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.storage import Batch
 from a2c_ppo_acktr.utils import UsageError

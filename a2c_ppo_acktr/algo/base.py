@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat
 import torch
 from torch import Tensor, nn
 
-from a2c_ppo_acktr.adam import Adam
-from a2c_ppo_acktr.auxiliary import parse_heads
-from a2c_ppo_acktr.bases import BASES, find_base
-from a2c_ppo_acktr.collect import Collector
-from a2c_ppo_acktr.encoders import convolve_in_bfloat16
-from a2c_ppo_acktr.expert import Demonstrations
+from a2c_ppo_acktr.acting.collect import Collector
+from a2c_ppo_acktr.experts.demonstrations import Demonstrations
+from a2c_ppo_acktr.fast.graphs import recorded
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.graphs import recorded
 from a2c_ppo_acktr.interfaces import AUXILIARY, Decision, EnvSpaces, Step, Tree
 from a2c_ppo_acktr.model import Policy
+from a2c_ppo_acktr.model.auxiliary import parse_heads
+from a2c_ppo_acktr.model.bases import BASES, find_base
+from a2c_ppo_acktr.model.encoders import convolve_in_bfloat16
 from a2c_ppo_acktr.normalization import Normalizer
+from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.returns import RETURNS
 from a2c_ppo_acktr.storage import RolloutStorage
 from a2c_ppo_acktr.utils import UsageError, linear_decay

@@ -34,13 +34,13 @@ import torch
 from gymnasium.spaces import Box, Space
 from torch import Tensor, nn
 
-from a2c_ppo_acktr.adam import Adam
 from a2c_ppo_acktr.algo.base import Algorithm, PolicyConfig, make_policy
-from a2c_ppo_acktr.bases import find_base
-from a2c_ppo_acktr.expert import Demonstrations, ImitationConfig
+from a2c_ppo_acktr.experts.demonstrations import Demonstrations, ImitationConfig
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
+from a2c_ppo_acktr.model.bases import find_base
 from a2c_ppo_acktr.normalization import Normalizer
+from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.spaces import space_map, to_tensor, torch_dtype, tree_map
 from a2c_ppo_acktr.utils import Later, UsageError, arrays, clip_grad_norm
 

@@ -47,14 +47,14 @@ from a2c_ppo_acktr.algo.bc import (
     within_bounds,
 )
 from a2c_ppo_acktr.distributions import Distribution, make_head
-from a2c_ppo_acktr.encoders import make_encoder
-from a2c_ppo_acktr.expert import Demonstrations
+from a2c_ppo_acktr.experts.demonstrations import Demonstrations
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
-from a2c_ppo_acktr.mlp import MLP, RELU
+from a2c_ppo_acktr.model.encoders import make_encoder
+from a2c_ppo_acktr.model.layers import MLP, RELU
 from a2c_ppo_acktr.normalization import Normalizer
-from a2c_ppo_acktr.replay import Replay
 from a2c_ppo_acktr.spaces import to_tensor
+from a2c_ppo_acktr.storage.replay import Replay
 from a2c_ppo_acktr.utils import Later, UsageError, arrays, flatten_parameters
 
 SMALLEST_CHANGE = 1e-5

@@ -19,8 +19,8 @@ from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
 from a2c_ppo_acktr.distributional import categorical_projection
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
-from a2c_ppo_acktr.q_network import Losses
-from a2c_ppo_acktr.replay import Transitions
+from a2c_ppo_acktr.model.q_network import Losses
+from a2c_ppo_acktr.storage.replay import Transitions
 from a2c_ppo_acktr.utils import UsageError, arrays, count
 
 

@@ -29,13 +29,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from a2c_ppo_acktr.adam import Adam
 from a2c_ppo_acktr.algo.base import BFLOAT16, Algorithm
-from a2c_ppo_acktr.encoders import convolve_in_bfloat16
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, Tree
-from a2c_ppo_acktr.q_network import Losses, QNetwork, num_actions
-from a2c_ppo_acktr.replay import Replay, Transitions
+from a2c_ppo_acktr.model.encoders import convolve_in_bfloat16
+from a2c_ppo_acktr.model.q_network import Losses, QNetwork, num_actions
+from a2c_ppo_acktr.optim.adam import Adam
+from a2c_ppo_acktr.storage.replay import Replay, Transitions
 from a2c_ppo_acktr.utils import Later, UsageError, arrays, clip_grad_norm, count, linear_decay
 
 

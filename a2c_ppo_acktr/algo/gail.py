@@ -44,19 +44,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from a2c_ppo_acktr.adam import Adam
 from a2c_ppo_acktr.algo.base import Algorithm
-from a2c_ppo_acktr.discriminator import INPUTS, Discriminator, Samples, StepEncoder
-from a2c_ppo_acktr.expert import Demonstrations, ImitationConfig
+from a2c_ppo_acktr.experts.demonstrations import Demonstrations, ImitationConfig
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import Decision, Step
+from a2c_ppo_acktr.model.discriminator import INPUTS, Discriminator, Samples, StepEncoder
 from a2c_ppo_acktr.normalization import Normalizer, RunningMeanStd
+from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.spaces import assign, flatten_lead, index, to_tensor, tree_map
 from a2c_ppo_acktr.storage import RolloutStorage
 from a2c_ppo_acktr.utils import UsageError
 
 if TYPE_CHECKING:
-    from a2c_ppo_acktr.collect import Collector
+    from a2c_ppo_acktr.acting.collect import Collector
     from a2c_ppo_acktr.envs import Envs
 
 WARM_UP_EPOCHS = 100

@@ -25,10 +25,10 @@ from torch.nn import functional
 from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Step, Tree
-from a2c_ppo_acktr.q_network import CORES, Losses, QNetwork, RecurrentQNetwork
+from a2c_ppo_acktr.model.q_network import CORES, Losses, QNetwork, RecurrentQNetwork
 from a2c_ppo_acktr.returns import rescale_value, unscale_value
-from a2c_ppo_acktr.sequences import SequenceReplay, Sequences
 from a2c_ppo_acktr.spaces import tree_map
+from a2c_ppo_acktr.storage.sequences import SequenceReplay, Sequences
 from a2c_ppo_acktr.utils import arrays
 
 

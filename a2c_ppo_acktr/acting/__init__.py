@@ -1,0 +1,1 @@
+"""Steps with an agent: into a storage, or into a recording."""

@@ -1,0 +1,1 @@
+"""The built-in task: find a hidden platform in a square arena."""

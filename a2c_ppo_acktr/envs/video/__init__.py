@@ -1,0 +1,1 @@
+"""Films of episodes, and pictures without a display."""

@@ -1,0 +1,1 @@
+"""Processes that train, a few at a time."""

@@ -1,0 +1,1 @@
+"""A run: its folder, its clocks, its checkpoints and what it tells."""
