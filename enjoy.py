@@ -19,8 +19,9 @@ from a2c_ppo_acktr.envs.video.camera import DEFAULT_FPS, Film
 from a2c_ppo_acktr.envs.video.rendering import has_display
 from a2c_ppo_acktr.interfaces import Step, StepArrays
 from a2c_ppo_acktr.run import checkpoint
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate, load_agent
 
 FOREVER = 10**9

@@ -19,10 +19,13 @@ from a2c_ppo_acktr.acting.record import DataCallback, Forced, Inspected, Recorde
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.envs.video.camera import filming
+from a2c_ppo_acktr.files import write_atomically
 from a2c_ppo_acktr.interfaces import Step, StepArrays
+from a2c_ppo_acktr.process import set_threads
 from a2c_ppo_acktr.run import checkpoint
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
-from a2c_ppo_acktr.utils import UsageError, seed_everything, set_threads, write_atomically
+from a2c_ppo_acktr.utils import UsageError
 
 FOREVER = 10**9
 

@@ -10,20 +10,13 @@ from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.envs import describe, make_vec_envs
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations
+from a2c_ppo_acktr.process import Interrupted, StopOnSignals, pick_device, set_threads, tune_process
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.clone import clone_parameters
 from a2c_ppo_acktr.run.run import Diverged, Run
+from a2c_ppo_acktr.seeding import preserve_rng, seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
-from a2c_ppo_acktr.utils import (
-    Interrupted,
-    StopOnSignals,
-    UsageError,
-    pick_device,
-    preserve_rng,
-    seed_everything,
-    set_threads,
-    tune_process,
-)
+from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate
 
 EVAL_ENVS = 8

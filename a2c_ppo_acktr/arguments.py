@@ -15,8 +15,9 @@ from a2c_ppo_acktr.envs.families import kind_of_observations
 from a2c_ppo_acktr.experts.demonstrations import ImitationConfig
 from a2c_ppo_acktr.flags import Parser, add_flags, flag
 from a2c_ppo_acktr.presets import PRESETS
+from a2c_ppo_acktr.process import lacks_bfloat16
 from a2c_ppo_acktr.run import checkpoint
-from a2c_ppo_acktr.utils import UsageError, lacks_bfloat16
+from a2c_ppo_acktr.utils import UsageError
 
 ACTOR_CRITICS = ("a2c", "ppo", "acktr")
 UPSTREAM_PPO_FLAGS = ("ppo_epoch", "num_mini_batch", "clip_param")

@@ -1,4 +1,4 @@
-"""Learning a distribution of returns: pure functions on batches `[B, ...]`, arrays as of `utils.arrays`."""
+"""Learning a distribution of returns: pure functions on batches `[B, ...]`, arrays as of `arrays.arrays`."""
 
 from typing import Any, TypeVar
 

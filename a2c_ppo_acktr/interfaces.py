@@ -1,9 +1,10 @@
 """The tuples that pass between environments, collector, storage and algorithm. N environments, E ended episodes."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from torch import Tensor
 
@@ -72,7 +73,7 @@ class Decision(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What a policy says of actions that were taken; arrays as of `utils.arrays`, without autograd."""
+    """What a policy says of actions that were taken; arrays as of `arrays.arrays`, without autograd."""
 
     value: Any
     """[B], or [T, n] for recurrent policies, as all that follows."""
@@ -127,3 +128,55 @@ class Episode(NamedTuple):
     env: int
     episode_return: float
     length: int
+
+
+class Actor(Protocol):
+    """What steps environments need of an algorithm (see `algo.base.Algorithm`)."""
+
+    device: torch.device
+
+    def initial_carry(self, num_envs: int) -> Tensor:
+        """The carry of environments that begin: `[N, H]`."""
+
+    def act(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], explore: bool) -> Decision:
+        """Choose actions."""
+
+    def observe(self, carry: Tensor, step: Step) -> Tensor:
+        """The carry after the environments answered."""
+
+
+class Environments(Protocol):
+    """What stepping needs of N environments (see `envs.vector.Envs`)."""
+
+    num_envs: int
+    state_kind: str
+
+    @property
+    def signals(self) -> dict[str, Tree]:
+        """Arrays that came with the latest observations."""
+
+    @property
+    def original(self) -> tuple[Tree, Tree] | None:
+        """The latest observations, and final ones, as they were given; None where nothing changed them."""
+
+    def reset(self) -> Tree:
+        """Begin a new episode everywhere; the first observations."""
+
+    def step_arrays(self, actions: np.ndarray) -> StepArrays:
+        """Step every environment."""
+
+    def get_state(self) -> Any:
+        """The state of all environments as plain values; None where it cannot be read."""
+
+    def set_state(self, state: Any) -> None:
+        """Inverse of `get_state`."""
+
+
+class LazyMetric:
+    """A number that is computed when it is asked for: of the metrics of an update most are never written."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+    def __float__(self) -> float:
+        return float(self.function())

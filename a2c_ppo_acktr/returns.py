@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from a2c_ppo_acktr.utils import arrays
+from a2c_ppo_acktr.arrays import arrays
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 RETURNS = ("1-step", "n-step", "gae", "v-trace")

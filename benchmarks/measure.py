@@ -28,9 +28,10 @@ import main as project
 from a2c_ppo_acktr import algo, arguments, envs
 from a2c_ppo_acktr.envs import families
 from a2c_ppo_acktr.optim.adam import Adam
+from a2c_ppo_acktr.process import set_threads, tune_process
 from a2c_ppo_acktr.run.run import Run
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage import RolloutStorage
-from a2c_ppo_acktr.utils import seed_everything, set_threads, tune_process
 from benchmarks.cells import CELLS, Cell
 
 WARMUP_UPDATES = 2

@@ -11,8 +11,9 @@ from gymnasium import spaces
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
 from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.process import set_threads
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage.replay import Replay
-from a2c_ppo_acktr.utils import seed_everything, set_threads
 
 REPEATS = 500
 

@@ -17,7 +17,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
 from a2c_ppo_acktr import flags
 from a2c_ppo_acktr.experts.files import UPSTREAM, checked, fail, from_padded, save
-from a2c_ppo_acktr.utils import UsageError, write_atomically
+from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.utils import UsageError
 
 KEYS = ("obs_B_T_Do", "a_B_T_Da", "r_B_T", "len_B")
 

@@ -24,8 +24,9 @@ from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.interfaces import Step, StepArrays, Tree
 from a2c_ppo_acktr.run import checkpoint
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace, index, tree_map
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.utils import UsageError
 from evaluate import load_agent
 
 ATTEMPTS = 10

@@ -6,8 +6,8 @@ from a2c_ppo_acktr import algo, experts
 from a2c_ppo_acktr.algo.gail import GAILConfig
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.experts.files import Trajectory, save
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import tree_map
-from a2c_ppo_acktr.utils import seed_everything
 
 LEARNERS = {
     "a2c": {"lr": 3e-3, "entropy_coef": 0.1},

@@ -8,8 +8,8 @@ from gymnasium import spaces
 from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage.replay import Transitions
-from a2c_ppo_acktr.utils import seed_everything
 
 EVERY = pytest.mark.parametrize("name", ["dqn", "c51", "qr_dqn", "iqn", "rainbow"])
 THREE_STATES = EnvSpaces(spaces.Discrete(3), spaces.Discrete(2), {})

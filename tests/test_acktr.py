@@ -12,7 +12,7 @@ from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import AUXILIARY, EnvSpaces
 from a2c_ppo_acktr.run import checkpoint
-from a2c_ppo_acktr.utils import seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
 
 OBSERVATION = spaces.Box(-1, 1, (3,))
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from a2c_ppo_acktr.optim.adam import LARGEST, Adam
-from a2c_ppo_acktr.utils import tune_process
+from a2c_ppo_acktr.process import tune_process
 
 
 def make(size=50, kind=Adam, **settings):

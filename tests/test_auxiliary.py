@@ -15,7 +15,8 @@ from a2c_ppo_acktr.envs.vector import EnvironmentCrash
 from a2c_ppo_acktr.interfaces import AUXILIARY
 from a2c_ppo_acktr.model.auxiliary import Head, head_loss, parse_heads
 from a2c_ppo_acktr.returns import log_steps_to_end
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.utils import UsageError
 from tests.policies import build
 
 TARGETS = {"time": spaces.Box(-np.inf, np.inf, (2,)), "hour": spaces.Discrete(4), "last": spaces.Box(-1, 1, (1,))}

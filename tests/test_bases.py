@@ -8,7 +8,8 @@ from gymnasium import spaces
 import evaluate
 import main
 from a2c_ppo_acktr.run import checkpoint
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.utils import UsageError
 from tests.policies import build
 
 BOX, IMAGE, CHOICE = spaces.Box(-1, 1, (5,), np.float32), spaces.Box(0, 255, (3, 36, 48), np.uint8), spaces.Discrete(3)

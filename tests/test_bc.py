@@ -9,15 +9,15 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr import algo, experts, utils
+from a2c_ppo_acktr import algo, arrays, experts
 from a2c_ppo_acktr.algo import bc
 from a2c_ppo_acktr.algo.bc import BCConfig
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.model import policy as model
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import tree_map
-from a2c_ppo_acktr.utils import seed_everything
 from evaluate import evaluate
 from tests.demonstrations import COIN, LINE, vectors
 
@@ -220,7 +220,7 @@ def test_the_update_through_torch_as_on_a_gpu_is_that_through_numpy(monkeypatch)
         agent = study(EnvSpaces(LINE, COIN, {}), vectors([3] * 20), lr=0.1)
         if library == "torch":
             agent.policy.fused = None
-            for module in (bc, model, utils):
+            for module in (arrays, bc, model):
                 monkeypatch.setattr(module, "arrays", lambda *tensors: (torch, [t.detach() for t in tensors]))
         metrics = agent.update(None)
         outcomes.append((agent.fit.parameters.detach().clone(), {tag: float(value) for tag, value in metrics.items()}))

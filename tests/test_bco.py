@@ -14,7 +14,8 @@ from a2c_ppo_acktr.algo.bco import BCOConfig, InverseModel
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate
 from tests.demonstrations import COIN, LINE, padded, trajectory
 from tests.probe_envs import ProbeEnv

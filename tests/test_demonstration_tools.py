@@ -19,7 +19,8 @@ from a2c_ppo_acktr.envs.vector import DummyEnvs
 from a2c_ppo_acktr.experts.files import save
 from a2c_ppo_acktr.interfaces import Decision
 from a2c_ppo_acktr.run import checkpoint
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.utils import UsageError
 from evaluate import load_agent
 from gail_experts import convert_to_pytorch, record
 from tests.demonstrations import padded

@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 
 from a2c_ppo_acktr.model.layers import TanhMLP
-from a2c_ppo_acktr.utils import seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
 from tests.policies import build
 
 BOX = spaces.Box(-1, 1, (5,), np.float32)

@@ -11,7 +11,7 @@ from a2c_ppo_acktr.algo import gail
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.experts.files import Trajectory, read, save
 from a2c_ppo_acktr.run import checkpoint
-from a2c_ppo_acktr.utils import seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
 from evaluate import evaluate
 from tests.imitation import LEARNERS, probe, rollout, shown_by, train, wrap
 from tests.test_loop import assert_same_state

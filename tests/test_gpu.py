@@ -13,7 +13,7 @@ import main
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.fast import graphs
-from a2c_ppo_acktr.utils import seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
 from evaluate import evaluate, load_agent
 from tests.test_bc_runs import CARTPOLE as BC
 from tests.test_bco_runs import BCO, write_cartpole

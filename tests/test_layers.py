@@ -34,12 +34,8 @@ def room(parts):
 
 
 def imports(path):
-    """Modules of the package that a file imports, by the parts of their names; not those for type checkers alone."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
+    """Modules of the package that a file imports, by the parts of their names."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             parts = node.module.split(".")[1:]
             for alias in node.names:

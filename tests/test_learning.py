@@ -9,14 +9,14 @@ from gymnasium import spaces
 from torch import distributions as td
 from torch import nn
 
-from a2c_ppo_acktr import algo, returns, utils
+from a2c_ppo_acktr import algo, arrays, returns
 from a2c_ppo_acktr.algo import a2c, base, ppo
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
 from a2c_ppo_acktr.model import policy as model
 from a2c_ppo_acktr.returns import normalize
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage import rollout as storage_module
-from a2c_ppo_acktr.utils import seed_everything
 from evaluate import evaluate
 
 
@@ -198,7 +198,7 @@ def test_the_update_through_torch_as_on_a_gpu_is_that_through_numpy(name, config
         algorithm, storage = collected(name, **config)
         if library == "torch":
             algorithm.policy.fused = None
-            for module in (a2c, base, model, ppo, returns, storage_module, utils):
+            for module in (a2c, arrays, base, model, ppo, returns, storage_module):
                 monkeypatch.setattr(module, "arrays", lambda *ts: (torch, [t.detach() for t in ts]), raising=False)
         torch.manual_seed(5)
         metrics = algorithm.update(storage)

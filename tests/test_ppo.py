@@ -13,9 +13,10 @@ from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.algo.ppo import PPOConfig
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.storage import Batch
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.utils import UsageError
 
 
 def collected(num_envs=4, num_steps=32, env_id="CartPole-v1", **config):

@@ -9,7 +9,8 @@ from torch.nn import functional
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.utils import UsageError
 from tests.q_learning import EVERY, VECTOR, make, transitions
 
 

@@ -10,10 +10,10 @@ import torch
 
 import main
 from a2c_ppo_acktr import algo, arguments
+from a2c_ppo_acktr.process import Interrupted
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.run import Run
 from a2c_ppo_acktr.storage.replay import Replay
-from a2c_ppo_acktr.utils import Interrupted
 from tests.probe_envs import MatchObservation
 from tests.q_learning import THREE_STATES, a_step
 from tests.test_loop import assert_same_state, final_state, parse

@@ -11,8 +11,9 @@ import main
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage.sequences import Sequences
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.utils import UsageError
 
 VECTOR = EnvSpaces(spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2), {})
 PICTURE = "MinAtar/Breakout-v1"

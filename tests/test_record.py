@@ -9,7 +9,8 @@ import main
 from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.acting import recording
 from a2c_ppo_acktr.envs import make_vec_envs
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate, load_agent
 from evaluate import main as evaluate_main
 from tests.probe_envs import Clock

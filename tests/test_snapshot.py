@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step
-from a2c_ppo_acktr.utils import seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
 
 SNAPSHOT = Path(__file__).parent / "snapshot.json"
 VECTOR, PIXELS = spaces.Box(-np.inf, np.inf, (5,), np.float32), spaces.Box(0, 255, (4, 36, 36), np.uint8)

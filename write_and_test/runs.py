@@ -14,7 +14,8 @@ from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.envs.vector import Envs
 from a2c_ppo_acktr.jobs import launcher
 from a2c_ppo_acktr.run import checkpoint
-from a2c_ppo_acktr.utils import UsageError, seed_everything
+from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.utils import UsageError
 from evaluate import load_agent
 
 Places = str | Path | Iterable[str | Path]

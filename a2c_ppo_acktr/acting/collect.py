@@ -1,16 +1,12 @@
 """The collector: T steps of N environments into a storage."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from a2c_ppo_acktr.interfaces import Ended, Episode, Step, StepArrays
+from a2c_ppo_acktr.interfaces import Actor, Ended, Environments, Episode, Step, StepArrays
 from a2c_ppo_acktr.spaces import to_tensor
-
-if TYPE_CHECKING:
-    from a2c_ppo_acktr.algo.base import Algorithm
-    from a2c_ppo_acktr.envs import Envs
 
 
 class Stepper:
@@ -21,7 +17,7 @@ class Stepper:
         algorithm: what acts.
     """
 
-    def __init__(self, envs: "Envs", algorithm: Any) -> None:
+    def __init__(self, envs: Environments, algorithm: Actor) -> None:
         self.envs, self.algorithm, self.device = envs, algorithm, algorithm.device
         self.obs = to_tensor(envs.reset(), self.device)
         self.signals = to_tensor(envs.signals, self.device)
@@ -100,7 +96,7 @@ class Collector:
         storage: what takes the steps; `storage.num_steps` of them are collected at a time.
     """
 
-    def __init__(self, envs: "Envs", algorithm: "Algorithm", storage: Any) -> None:
+    def __init__(self, envs: Environments, algorithm: Actor, storage: Any) -> None:
         self.stepper, self.storage = Stepper(envs, algorithm), storage
         self.num_envs, self.env_steps = envs.num_envs, 0
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from a2c_ppo_acktr.acting.record import PER_EPISODE, with_aliases
+from a2c_ppo_acktr.files import write_atomically
 from a2c_ppo_acktr.interfaces import Tree
-from a2c_ppo_acktr.utils import UsageError, write_atomically
+from a2c_ppo_acktr.utils import UsageError
 
 REST = "data_rest"
 ALIASES = ("hidden_states",)

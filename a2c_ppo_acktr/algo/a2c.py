@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, make_optimizer, make_policy
+from a2c_ppo_acktr.arrays import arrays, clip_grad_norm
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
 from a2c_ppo_acktr.returns import explained_variance, normalize
 from a2c_ppo_acktr.storage import Batch, RolloutStorage
-from a2c_ppo_acktr.utils import arrays, clip_grad_norm
 
 
 @dataclass

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat
+from typing import Any, ClassVar, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from a2c_ppo_acktr.acting.collect import Collector
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations
 from a2c_ppo_acktr.fast.graphs import recorded
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import AUXILIARY, Decision, EnvSpaces, Step, Tree
+from a2c_ppo_acktr.interfaces import AUXILIARY, Decision, Environments, EnvSpaces, Step, Tree
 from a2c_ppo_acktr.model import Policy
 from a2c_ppo_acktr.model.auxiliary import parse_heads
 from a2c_ppo_acktr.model.bases import BASES, find_base
@@ -23,10 +23,6 @@ from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.returns import RETURNS
 from a2c_ppo_acktr.storage import RolloutStorage
 from a2c_ppo_acktr.utils import UsageError, linear_decay
-
-if TYPE_CHECKING:
-    from a2c_ppo_acktr.envs import Envs
-
 
 BFLOAT16 = "compute the convolutions of images in bfloat16: faster, with 3 digits instead of 7"
 
@@ -133,7 +129,7 @@ def make_policy(spaces: EnvSpaces, config: PolicyConfig) -> Policy:
 
 
 def make_optimizer(name: str, flat: nn.Parameter, *, lr: float, eps: float, alpha: float) -> torch.optim.Optimizer:
-    """`adam` or `rmsprop` over flat parameters (see `utils.flatten_parameters`)."""
+    """`adam` or `rmsprop` over flat parameters (see `arrays.flatten_parameters`)."""
     if name == "adam":
         return Adam(flat, lr=lr, eps=eps)
     return torch.optim.RMSprop([flat], lr=lr, eps=eps, alpha=alpha, foreach=False)
@@ -227,7 +223,7 @@ class Algorithm(ABC):
         targets = self.policy.auxiliary.targets
         return RolloutStorage(num_steps, num_envs, self.spaces, self.policy.carry_size, self.device, targets)
 
-    def make_collector(self, envs: "Envs", storage: RolloutStorage) -> Collector:
+    def make_collector(self, envs: Environments, storage: RolloutStorage) -> Collector:
         """What steps the environments."""
         return Collector(envs, self, storage)
 

@@ -35,14 +35,15 @@ from gymnasium.spaces import Box, Space
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.algo.base import Algorithm, PolicyConfig, make_policy
+from a2c_ppo_acktr.arrays import arrays, clip_grad_norm
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations, ImitationConfig
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
+from a2c_ppo_acktr.interfaces import EnvSpaces, LazyMetric, Tree
 from a2c_ppo_acktr.model.bases import find_base
 from a2c_ppo_acktr.normalization import Normalizer
 from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.spaces import space_map, to_tensor, torch_dtype, tree_map
-from a2c_ppo_acktr.utils import Later, UsageError, arrays, clip_grad_norm
+from a2c_ppo_acktr.utils import UsageError
 
 TOLERANCE = 1e-4
 """Nats by which a loss must fall to count as better."""
@@ -84,7 +85,7 @@ class BCConfig(PolicyConfig, ImitationConfig):
 
 
 class Likelihood(NamedTuple):
-    """What a network says of the actions of B steps; arrays as of `utils.arrays`."""
+    """What a network says of the actions of B steps; arrays as of `arrays.arrays`."""
 
     log_prob: Any
     """[B]"""
@@ -236,7 +237,7 @@ class BC(Algorithm):
         return {
             "losses/bc_loss": metrics.pop("loss"),
             **{f"losses/{name}": value for name, value in metrics.items()},
-            f"losses/{imitation_error(self.spaces.action)[0]}": Later(lambda: mean(self.errors, rows)),
+            f"losses/{imitation_error(self.spaces.action)[0]}": LazyMetric(lambda: mean(self.errors, rows)),
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 

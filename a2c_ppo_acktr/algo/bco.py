@@ -46,16 +46,17 @@ from a2c_ppo_acktr.algo.bc import (
     mean,
     within_bounds,
 )
+from a2c_ppo_acktr.arrays import arrays, flatten_parameters
 from a2c_ppo_acktr.distributions import Distribution, make_head
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
+from a2c_ppo_acktr.interfaces import EnvSpaces, LazyMetric, Tree
 from a2c_ppo_acktr.model.encoders import make_encoder
 from a2c_ppo_acktr.model.layers import MLP, RELU
 from a2c_ppo_acktr.normalization import Normalizer
 from a2c_ppo_acktr.spaces import to_tensor
 from a2c_ppo_acktr.storage.replay import Replay
-from a2c_ppo_acktr.utils import Later, UsageError, arrays, flatten_parameters
+from a2c_ppo_acktr.utils import UsageError
 
 SMALLEST_CHANGE = 1e-5
 """Deviation below which a change is rounding, and is not scaled up."""
@@ -177,7 +178,9 @@ class BCO(BC):
         rows = held_out if len(held_out) > 0 else training
         return self.describe(metrics) | {
             **{f"losses/inverse_{name}": value for name, value in found.items()},
-            f"losses/inverse_{imitation_error(self.spaces.action)[0]}": Later(lambda: mean(self.inverse_errors, rows)),
+            f"losses/inverse_{imitation_error(self.spaces.action)[0]}": LazyMetric(
+                lambda: mean(self.inverse_errors, rows)
+            ),
             "charts/bc_epochs": self.fit.epochs,
             "charts/inverse_epochs": self.inverse_fit.epochs,
         }

@@ -30,13 +30,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from a2c_ppo_acktr.algo.base import BFLOAT16, Algorithm
+from a2c_ppo_acktr.arrays import arrays, clip_grad_norm, count
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, Tree
+from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, LazyMetric, Tree
 from a2c_ppo_acktr.model.encoders import convolve_in_bfloat16
 from a2c_ppo_acktr.model.q_network import Losses, QNetwork, num_actions
 from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.storage.replay import Replay, Transitions
-from a2c_ppo_acktr.utils import Later, UsageError, arrays, clip_grad_norm, count, linear_decay
+from a2c_ppo_acktr.utils import UsageError, linear_decay
 
 
 @dataclass
@@ -204,8 +205,7 @@ class DQN(Algorithm):
         return draws
 
     def _mix(self, greedy: Tensor, random: np.ndarray) -> Tensor:
-        draws = torch.as_tensor(random, device=self.device)
-        return torch.where(draws < 0, greedy, draws)
+        return torch.where((draws := torch.as_tensor(random, device=self.device)) < 0, greedy, draws)
 
     def inspect(
         self,
@@ -276,7 +276,7 @@ class DQN(Algorithm):
             self.last
             | priorities
             | {
-                "charts/epsilon": Later(lambda: np.mean(self.epsilons(storage.slots.num_envs))),
+                "charts/epsilon": LazyMetric(lambda: np.mean(self.epsilons(storage.slots.num_envs))),
                 "charts/replay_fill": storage.fill,
                 "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
                 "charts/gradient_steps": self.gradient_steps,
@@ -310,10 +310,10 @@ class DQN(Algorithm):
             self.parameters.grad[self.policy.frozen] = 0.0
         grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
         return priorities, {
-            "losses/value_loss": Later(lambda: (weights * losses).mean()),
-            "losses/td_error": Later(priorities.mean),
-            "losses/q_mean": Later(values.mean),
-            "losses/q_max": Later(values.max),
+            "losses/value_loss": LazyMetric(lambda: (weights * losses).mean()),
+            "losses/td_error": LazyMetric(priorities.mean),
+            "losses/q_mean": LazyMetric(values.mean),
+            "losses/q_max": LazyMetric(values.max),
             "losses/grad_norm": grad_norm,
         }
 

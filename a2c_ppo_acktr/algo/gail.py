@@ -37,27 +37,24 @@ Metrics are means over the batches of the discriminator's update:
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from a2c_ppo_acktr.acting.collect import Collector
 from a2c_ppo_acktr.algo.base import Algorithm
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations, ImitationConfig
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import Decision, Step
+from a2c_ppo_acktr.interfaces import Decision, Environments, Step
 from a2c_ppo_acktr.model.discriminator import INPUTS, Discriminator, Samples, StepEncoder
 from a2c_ppo_acktr.normalization import Normalizer, RunningMeanStd
 from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.spaces import assign, flatten_lead, index, to_tensor, tree_map
 from a2c_ppo_acktr.storage import RolloutStorage
 from a2c_ppo_acktr.utils import UsageError
-
-if TYPE_CHECKING:
-    from a2c_ppo_acktr.acting.collect import Collector
-    from a2c_ppo_acktr.envs import Envs
 
 WARM_UP_EPOCHS = 100
 ABSORBING_STEPS = 10
@@ -266,6 +263,6 @@ class GAIL(Algorithm):
         """See `Algorithm`."""
         return self.learner.make_storage(num_steps, num_envs)
 
-    def make_collector(self, envs: "Envs", storage: RolloutStorage) -> "Collector":
+    def make_collector(self, envs: Environments, storage: RolloutStorage) -> Collector:
         """See `Algorithm`."""
         return self.learner.make_collector(envs, storage)

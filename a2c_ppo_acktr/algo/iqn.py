@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
+from a2c_ppo_acktr.arrays import arrays, count
 from a2c_ppo_acktr.distributional import quantile_huber_loss
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
 from a2c_ppo_acktr.model.layers import MLP, RELU
 from a2c_ppo_acktr.model.q_network import Losses, QNetwork
 from a2c_ppo_acktr.storage.replay import Transitions
-from a2c_ppo_acktr.utils import arrays, count
 
 NUM_COSINES = 64
 

@@ -36,12 +36,13 @@ import torch
 from torch import Tensor
 
 from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, make_optimizer, make_policy
+from a2c_ppo_acktr.arrays import arrays, clip_grad_norm
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation, Tree
 from a2c_ppo_acktr.returns import explained_variance, normalize
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.storage import Batch, RolloutStorage
-from a2c_ppo_acktr.utils import UsageError, arrays, clip_grad_norm, linear_decay
+from a2c_ppo_acktr.utils import UsageError, linear_decay
 
 
 @dataclass

@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
+from a2c_ppo_acktr.arrays import arrays
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Step, Tree
 from a2c_ppo_acktr.model.q_network import CORES, Losses, QNetwork, RecurrentQNetwork
 from a2c_ppo_acktr.returns import rescale_value, unscale_value
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.storage.sequences import SequenceReplay, Sequences
-from a2c_ppo_acktr.utils import arrays
 
 
 @dataclass

@@ -29,9 +29,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from a2c_ppo_acktr.files import write_atomically
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.spaces import concatenate, has_channels_last, index, tree_map
-from a2c_ppo_acktr.utils import UsageError, write_atomically
+from a2c_ppo_acktr.utils import UsageError
 
 FORMAT = "a2c_ppo_acktr.demonstrations"
 VERSION = 1

@@ -56,7 +56,7 @@ class FusedPolicy:
 
     Args:
         policy: one that `fits`.
-        flat: its parameters (see `utils.flatten_parameters`); they must keep their memory, as in-place optimizers and
+        flat: its parameters (see `arrays.flatten_parameters`); they must keep their memory, as in-place optimizers and
             `load_state_dict` do.
     """
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Generic, Protocol, TypeVar
 
-from a2c_ppo_acktr.utils import write_atomically
+from a2c_ppo_acktr.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

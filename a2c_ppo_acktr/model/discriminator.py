@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
+from a2c_ppo_acktr.arrays import flatten_parameters
 from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
 from a2c_ppo_acktr.model.encoders import FlatEncoder, ImageEncoder
 from a2c_ppo_acktr.spaces import is_image, leaf_shape, select, space_map, torch_dtype, tree_map
-from a2c_ppo_acktr.utils import flatten_parameters
 
 INPUTS = ("state-action", "state", "state-next-state")
 """What a discriminator can be shown of a step."""
@@ -108,7 +108,7 @@ class StepEncoder:
 
 
 class DiscriminatorLoss(NamedTuple):
-    """Of a batch; arrays as of `utils.arrays`."""
+    """Of a batch; arrays as of `arrays.arrays`."""
 
     loss: Any
     """Mean binary cross entropy of the expert's half plus that of the policy's."""

@@ -7,13 +7,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from a2c_ppo_acktr.arrays import arrays, flat_indices, flatten_parameters
 from a2c_ppo_acktr.distributions import Distribution, make_head
 from a2c_ppo_acktr.fast.fused import FusedPolicy
 from a2c_ppo_acktr.fast.graphs import recorded
 from a2c_ppo_acktr.interfaces import ACTION_MASK, Evaluation, Tree
 from a2c_ppo_acktr.model.auxiliary import AuxiliaryHeads, Head
 from a2c_ppo_acktr.model.bases import BaseOutput, CNNBase, FlexBase, Layers, MLPBase, check_base
-from a2c_ppo_acktr.utils import arrays, flat_indices, flatten_parameters
 
 
 class PolicyOutput(NamedTuple):

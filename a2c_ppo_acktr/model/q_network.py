@@ -11,12 +11,12 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional
 
+from a2c_ppo_acktr.arrays import arrays, flat_indices, flatten_parameters
 from a2c_ppo_acktr.interfaces import ACTION_MASK, EnvSpaces, Tree
 from a2c_ppo_acktr.model.encoders import FlatEncoder, ImageEncoder, make_encoder
 from a2c_ppo_acktr.model.layers import IDENTITY, MLP, RELU, Activation, layers_backward, layers_forward
 from a2c_ppo_acktr.model.recurrent import GRU, LSTM
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
-from a2c_ppo_acktr.utils import arrays, flat_indices, flatten_parameters
 
 NATURE_FILTERS = 64
 
@@ -188,7 +188,7 @@ class QNetwork(nn.Module):
         return self.head(self.features(obs))
 
     def outputs(self, obs: Tree) -> Any:
-        """`[B, A, K]` without gradient, an array as of `utils.arrays`."""
+        """`[B, A, K]` without gradient, an array as of `arrays.arrays`."""
         if self.views is not None:
             return self._written_out(self.views, obs)[0]
         with torch.no_grad():
@@ -271,7 +271,7 @@ class Prediction(NamedTuple):
     """What a network gave, and how to learn from it."""
 
     outputs: Any
-    """An array as of `utils.arrays`, without autograd."""
+    """An array as of `arrays.arrays`, without autograd."""
     backward: Callable[[Any], None]
     """Given the derivative of a loss by the outputs, set the gradient of the network's flat parameters."""
 
@@ -280,7 +280,7 @@ class Losses(NamedTuple):
     """What a batch of B windows gave."""
 
     losses: Any
-    """[B], unweighted; arrays as of `utils.arrays`, as all that follows."""
+    """[B], unweighted; arrays as of `arrays.arrays`, as all that follows."""
     slopes: Any
     """[B, ...] derivatives of the losses by the network's outputs."""
     priorities: Any

@@ -17,7 +17,7 @@ class Adam(torch.optim.Adam):
     m += (1 - beta1) (g - m);  v += (1 - beta2) (g^2 - v);  p -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
 
     Args:
-        flat: the parameter, with its gradient (see `utils.flatten_parameters`).
+        flat: the parameter, with its gradient (see `arrays.flatten_parameters`).
         lr: learning rate.
         eps: epsilon.
     """

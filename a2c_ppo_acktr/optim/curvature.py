@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from a2c_ppo_acktr.arrays import arrays
 from a2c_ppo_acktr.distributions import DiagGaussianHead
 from a2c_ppo_acktr.model.encoders import WholeMap
-from a2c_ppo_acktr.utils import UsageError, arrays
+from a2c_ppo_acktr.utils import UsageError
 
 CHUNK = 2**22
 """Numbers in one piece of a convolution's patches, 16 MiB: few rows make a poor product, many miss the caches."""
@@ -24,7 +25,7 @@ CHUNK = 2**22
 def second_moment(rows: Any, bias: bool = False) -> Any:
     """Sum of a a' over rows a, `[D, D]` of `[n, I]`; with a 1 appended to each where there is a `bias`.
 
-    `rows` and the result are arrays as of `utils.arrays`: NumPy's BLAS does half the work of a general product.
+    `rows` and the result are arrays as of `arrays.arrays`: NumPy's BLAS does half the work of a general product.
     """
     inner = rows.T @ rows
     if not bias:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from a2c_ppo_acktr.utils import UsageError, write_atomically
+from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.utils import UsageError
 
 FORMAT = "a2c_ppo_acktr.checkpoint"
 VERSION = 1

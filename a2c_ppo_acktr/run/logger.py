@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from a2c_ppo_acktr.utils import write_atomically
+from a2c_ppo_acktr.files import write_atomically
 
 RECENT_EPISODES = 100
 BAR_INTERVAL = 0.2

@@ -17,7 +17,8 @@ from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.run import checkpoint, histograms
 from a2c_ppo_acktr.run.logger import Clock, Logger
 from a2c_ppo_acktr.run.tracking import Tracker
-from a2c_ppo_acktr.utils import UsageError, get_rng_state, set_rng_state
+from a2c_ppo_acktr.seeding import get_rng_state, set_rng_state
+from a2c_ppo_acktr.utils import UsageError
 
 LINE_SECONDS, CHECKPOINT_SECONDS, BEST_SECONDS = 1.0, 60.0, 10.0
 RECORDED_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "mujoco", "ale-py")

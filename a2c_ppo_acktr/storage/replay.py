@@ -33,7 +33,7 @@ class Transitions(NamedTuple):
     actions: Tensor
     """[B, ...] taken in `obs`."""
     returns: Any
-    """[B] discounted rewards of the window's steps; an array as of `utils.arrays`, as the next ones."""
+    """[B] discounted rewards of the window's steps; an array as of `arrays.arrays`, as the next ones."""
     discounts: Any
     """[B] gamma^m after m steps, 0 where `next_obs` is terminal: what the value of `next_obs` is worth."""
     next_obs: Tree
@@ -121,7 +121,7 @@ class Buffer(ABC):
             self.tree.set(items, self.max_priority**self.alpha if valid else 0.0)
 
     def _give(self, array: np.ndarray) -> Any:
-        """An array as of `utils.arrays`."""
+        """An array as of `arrays.arrays`."""
         return array if self.on_cpu else torch.from_numpy(array).to(self.device)
 
     def _draw(self, num: int, beta: float) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from a2c_ppo_acktr.arrays import arrays
 from a2c_ppo_acktr.interfaces import AUXILIARY, NEXT, TIME_TO_END, Ended, EnvSpaces, Step, Tree
 from a2c_ppo_acktr.returns import estimate_returns, log_steps_to_end
 from a2c_ppo_acktr.spaces import assign, concatenate, flatten_lead, index, select, tree_map, zeros
-from a2c_ppo_acktr.utils import arrays
 
 ValueFunction = Callable[[Tree, Tensor, Tensor], Tensor]
 """V(obs, carry, masks): `[B]`."""
@@ -186,7 +186,7 @@ class RolloutStorage:
 
         Args:
             get_value: V.
-            values: V of what each step began from; an array as of `utils.arrays`.
+            values: V of what each step began from; an array as of `arrays.arrays`.
             use_proper_time_limits: see `compute_returns`.
         """
         xp, _ = arrays(self.values)

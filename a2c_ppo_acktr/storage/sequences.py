@@ -42,7 +42,7 @@ class Sequences(NamedTuple):
     ends: Tensor
     """[L, B] the slot, counted from the sequence's first, that the window leads to."""
     weights: Any
-    """[B] importance weights, at most 1; an array as of `utils.arrays`."""
+    """[B] importance weights, at most 1; an array as of `arrays.arrays`."""
     rows: np.ndarray
     """[B] which sequences these are: `update_priorities` wants them back."""
 
