@@ -114,7 +114,7 @@ def load_agent(
         env_name or args.env_name,
         num_envs,
         seed=seed,
-        gamma=args.config.gamma,
+        gamma=vars(args.config).get("gamma", 0.99),
         env_kwargs=args.env_kwargs,
         vec_env=args.vec_env if render_mode is None else "dummy",
         normalize=args.normalize_env,

@@ -67,7 +67,7 @@ def make_algorithm(args: arguments.RunConfig, envs: Envs, demonstrations: Demons
     gail = args.gail_config if args.gail else None
     algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda), gail)
     if demonstrations is not None:
-        algorithm.study(demonstrations.check(envs.observation_space, envs.action_space), envs.normalizer)
+        algorithm.imitate(demonstrations.check(envs.observation_space, envs.action_space), envs.normalizer)
     return algorithm
 
 
@@ -88,7 +88,7 @@ def make_envs(args: arguments.RunConfig, num_envs: int, seed: int, training: boo
         args.env_name,
         num_envs,
         seed=seed,
-        gamma=args.config.gamma,
+        gamma=vars(args.config).get("gamma", 0.99),
         env_kwargs=args.env_kwargs,
         vec_env=args.vec_env,
         normalize=args.normalize_env,

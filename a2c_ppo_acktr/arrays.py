@@ -1,5 +1,6 @@
 """Parameters as one vector, and small things computed by whichever of NumPy and torch is cheaper."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,18 @@ def flatten_parameters(module: nn.Module) -> nn.Parameter:
     return flat
 
 
+def flat_vectors(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """The vectors in which `flatten_parameters` put the parameters of `module`, and their gradients: views of both."""
+
+    def vector(pieces: list[Tensor]) -> Tensor:
+        size, first = sum(piece.numel() for piece in pieces), pieces[0]
+        assert all(piece.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() for piece in pieces)
+        return first.detach().as_strided((size,), (1,), first.storage_offset())
+
+    parameters = list(module.parameters())
+    return vector([p.data for p in parameters]), vector([p.grad for p in parameters if p.grad is not None])
+
+
 def flat_indices(module: nn.Module, names: set[str]) -> Tensor:
     """Where the parameters of these names lie in the vector of `flatten_parameters`."""
     named = list(module.named_parameters())
@@ -52,6 +65,23 @@ def count(array: Any) -> Any:
     if isinstance(array, np.ndarray):
         return np.arange(len(array))
     return torch.arange(len(array), device=array.device)
+
+
+def set_gradient(flat: nn.Parameter, loss: Tensor, max_norm: float = math.inf, frozen: Tensor | None = None) -> Any:
+    """Set the gradient of a flat parameter to that of `loss`, scaled down to `max_norm`; returns its norm before.
+
+    Args:
+        flat: see `flatten_parameters`.
+        loss: a scalar with its graph.
+        max_norm: bound of the norm.
+        frozen: places whose gradient is 0.
+    """
+    assert flat.grad is not None
+    flat.grad.zero_()
+    loss.backward()
+    if frozen is not None:
+        flat.grad[frozen] = 0.0
+    return clip_grad_norm(flat, max_norm)
 
 
 def clip_grad_norm(flat: nn.Parameter, max_norm: float) -> Any:

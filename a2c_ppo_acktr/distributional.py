@@ -1,6 +1,6 @@
-"""Learning a distribution of returns: pure functions on batches `[B, ...]`, arrays as of `arrays.arrays`."""
+"""Learning a distribution of returns: pure functions on batches `[B, ...]`."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def categorical_projection(probs: Array, returns: Array, discounts: Array, suppo
     return (share @ probs[..., None])[..., 0]
 
 
-def quantile_huber_loss(quantiles: Array, targets: Array, fractions: Array, kappa: float = 1.0) -> tuple[Array, Array]:
+def quantile_huber_loss(quantiles: Tensor, targets: Tensor, fractions: Tensor, kappa: float = 1.0) -> Tensor:
     """Every quantile against every target: sum over quantiles of the mean over targets (Dabney et al. 2018, eq. 10).
 
         rho(u) = |tau - (u < 0)| huber(u) / kappa        u = target - quantile
@@ -44,13 +44,12 @@ def quantile_huber_loss(quantiles: Array, targets: Array, fractions: Array, kapp
         kappa: where the loss turns from square to linear.
 
     Returns:
-        The losses `[B]`, and their derivatives by the quantiles `[B, M]`.
+        The losses `[B]`.
     """
     assert quantiles.ndim == targets.ndim == 2
     assert len(quantiles) == len(targets)
-    xp: Any = np if isinstance(quantiles, np.ndarray) else torch
     errors = targets[:, None, :] - quantiles[:, :, None]
-    clipped = errors.clip(-kappa, kappa)
-    slant = xp.where(errors < 0.0, 1.0 - fractions[..., None], fractions[..., None]) / kappa
+    clipped = errors.clamp(-kappa, kappa)
     huber = clipped * (errors - 0.5 * clipped)  # 0.5 u^2 within kappa, kappa (|u| - 0.5 kappa) beyond
-    return (slant * huber).mean(2).sum(1), -(slant * clipped).mean(2)
+    slant = torch.where(errors < 0.0, 1.0 - fractions[..., None], fractions[..., None]) / kappa
+    return (slant * huber).mean(2).sum(1)

@@ -72,22 +72,6 @@ class Decision(NamedTuple):
     """Tensors [N, ...] that `update` will want back, such as value and log_prob."""
 
 
-class Evaluation(NamedTuple):
-    """What a policy says of actions that were taken; arrays as of `arrays.arrays`, without autograd."""
-
-    value: Any
-    """[B], or [T, n] for recurrent policies, as all that follows."""
-    log_prob: Any
-    entropy: Any
-    backward: Callable[[Any, Any, Any, Tensor | None], None]
-    """Given the derivatives of a loss by the three, and the auxiliary loss with its graph where there is one, set the
-    gradient of the policy's flat parameters."""
-    predictions: dict[str, Tensor] = {}
-    """Of the auxiliary heads, by label, with their graph."""
-    output: Any = None
-    """`model.PolicyOutput` with its graph, where it was asked for."""
-
-
 class Ended(NamedTuple):
     """Tensors of `EndedArrays` that learning needs."""
 

@@ -52,7 +52,7 @@ def wrap(name, envs, demonstrations, normalizer=None, learner=None, **config):
     settings = GAILConfig(**config)
     own = algo.ALGORITHMS[name].Config(use_linear_lr_decay=True, **(LEARNERS[name] | (learner or {})))
     algorithm = algo.make(name, own, envs.spaces, gail=settings)
-    algorithm.study(demonstrations, normalizer)
+    algorithm.imitate(demonstrations, normalizer)
     return algorithm
 
 

@@ -1,6 +1,6 @@
 """Policies as the flags build them."""
 
-from a2c_ppo_acktr.algo.base import ActorCriticConfig, make_policy
+from a2c_ppo_acktr.algo.actor_critic import ActorCriticConfig, make_policy
 from a2c_ppo_acktr.interfaces import AUXILIARY, EnvSpaces
 
 

@@ -1,4 +1,6 @@
-"""What the tests of Q-learning share: tables of Q that are set by hand, batches, a collector."""
+"""What the tests of Q-learning share: tables of Q that are set by hand, batches, what is learned from them."""
+
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -6,12 +8,15 @@ import torch
 from gymnasium import spaces
 
 from a2c_ppo_acktr import algo
+from a2c_ppo_acktr.arrays import flat_vectors
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage.replay import Transitions
 
 EVERY = pytest.mark.parametrize("name", ["dqn", "c51", "qr_dqn", "iqn", "rainbow"])
+WAYS = pytest.mark.parametrize("way", ["gradient", "set_gradient"])
+"""A gradient as it is defined, and as `fast` computes it."""
 THREE_STATES = EnvSpaces(spaces.Discrete(3), spaces.Discrete(2), {})
 VECTOR = EnvSpaces(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(3), {})
 
@@ -34,6 +39,69 @@ def transitions(obs, actions, returns, discounts, next_obs, weights=None):
     weights = torch.ones(len(obs)) if weights is None else torch.as_tensor(weights)
     obs, actions, next_obs = (torch.as_tensor(column) for column in (obs, actions, next_obs))
     return Transitions(obs, actions, *columns, next_obs, weights, np.arange(len(obs)))
+
+
+@torch.no_grad()
+def values(algorithm, network, obs):
+    """The expected return of every action, `[B, A]`."""
+    return algorithm.td.values(network(obs))
+
+
+def target_parameters(algorithm):
+    """The memory of the target network, a vector."""
+    return flat_vectors(algorithm.target)[0]
+
+
+class Windows(NamedTuple):
+    """What each of B windows gave, without weights."""
+
+    losses: np.ndarray
+    slopes: np.ndarray
+    """[B, A, K] derivatives of the losses by the network's outputs."""
+    priorities: np.ndarray
+    values: np.ndarray
+    """[B] Q of the actions that were taken."""
+
+
+def learned(algorithm, batch, way):
+    """`Windows`, each learned from by itself in one of the `WAYS`; the network is a table (see `set_table`).
+
+    A derivative by the last layer's bias is the sum of those by the outputs. The whole batch must give the mean.
+    """
+    learn, layer, size = getattr(algorithm, way), algorithm.policy.advantage[2], len(batch.actions)
+    assert way == "gradient" or learn != algorithm.gradient
+    found = []
+    for b in range(size):
+        window = Transitions(*(column[b : b + 1] for column in batch))._replace(weights=torch.ones(1))
+        metrics, priorities = learn(window)
+        assert metrics["losses/grad_norm"] < algorithm.config.max_grad_norm  # else it was scaled
+        slopes = layer.bias.grad.unflatten(0, (algorithm.policy.num_actions, -1)).clone().numpy()
+        found.append((float(metrics["losses/value_loss"]), slopes, priorities.item(), float(metrics["losses/q_mean"])))
+    windows = Windows(*(np.stack(column) for column in zip(*found, strict=True)))
+    metrics, priorities = learn(batch)
+    assert priorities.shape == (size,)
+    np.testing.assert_allclose(priorities, windows.priorities, rtol=1e-6, atol=1e-6)
+    weights = batch.weights.numpy()
+    slopes = (weights[:, None, None] * windows.slopes).mean(0)
+    np.testing.assert_allclose(layer.bias.grad, slopes.flatten(), rtol=1e-5, atol=1e-6)
+    expected = {"value_loss": (weights * windows.losses).mean(), "td_error": windows.priorities.mean()}
+    expected |= {"q_mean": windows.values.mean(), "q_max": windows.values.max()}
+    for tag, value in expected.items():
+        assert float(metrics[f"losses/{tag}"]) == pytest.approx(value, rel=1e-5, abs=1e-6)
+    return windows
+
+
+def losses_of(algorithm, batch):
+    """The loss `[B]` of every item of a batch, and what the batch gave with all weights 1.
+
+    The loss of the batch is the mean of weight times loss: they are its derivatives by the weights.
+    """
+    weights = torch.ones_like(batch.weights).requires_grad_()
+    found = algorithm.loss(batch._replace(weights=weights))
+    (losses,) = torch.autograd.grad(found.loss, weights, retain_graph=True)
+    losses = len(weights) * losses
+    assert found.loss.item() == pytest.approx(losses.mean().item(), rel=1e-5, abs=1e-7)
+    return losses, found
 
 
 def a_step(obs, reward, next_obs, end=None):

@@ -30,11 +30,12 @@ def statistics(agent, samples=100_000):
     """The G of every layer by name, at one observation."""
     obs = torch.tensor([[0.3, -0.8, 0.5]]).expand(samples, 3).contiguous()
     with agent.optimizer.watch():
-        output = agent.policy(obs, torch.zeros(0), torch.ones(samples), {})
-        new = agent.policy._evaluate(output, output.distribution.sample())
+        actions = torch.zeros(samples, *agent.spaces.action.shape)  # whichever: others are drawn
+        actions = actions if agent.spaces.action.dtype == np.float32 else actions.long()
+        new = agent.policy.evaluate_actions(obs, torch.zeros(0), torch.ones(samples), {}, actions)
     agent.optimizer.observe(agent.sampled_log_likelihood(new))
     layers = zip(agent.optimizer.layers, agent.optimizer.curvatures, strict=True)
-    return {layer.name: curvature.outputs.moment for layer, curvature in layers}, output.distribution
+    return {layer.name: curvature.outputs.moment for layer, curvature in layers}, new.distribution
 
 
 def assert_near(moment, expected):

@@ -168,8 +168,9 @@ def test_cosines_are_those_of_autograd_and_nothing_is_trained(trained):
     storage.compute_returns(agent.policy.get_value, kind="gae", gamma=config.gamma, use_proper_time_limits=False)
     if not getattr(config, "norm_adv_per_minibatch", True):
         storage.advantages = normalize(storage.advantages)
-    new.backward(*agent.loss(new, storage.whole(recurrent=True))[0], None)
-    own = torch.cat([agent.policy.get_parameter(name).grad.flatten() for name in names])
+    own_loss, _ = agent.loss(new, storage.whole(recurrent=True))
+    own = torch.autograd.grad(own_loss, [agent.policy.get_parameter(name) for name in names])
+    own = torch.cat([gradient.flatten() for gradient in own])
     expected = torch.nn.functional.cosine_similarity(own, torch.cat([g.flatten() for g in auxiliary]), dim=0)
     row = table[(table["head"] == "position_shared_1") & (table["group"] == "base.gru")]
     assert row["cosine"].item() == pytest.approx(expected.item(), abs=1e-4)

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import main
 from a2c_ppo_acktr import algo
+from a2c_ppo_acktr.arrays import flatten_parameters, set_gradient
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash
 from a2c_ppo_acktr.interfaces import AUXILIARY
@@ -177,13 +178,13 @@ def test_the_auxiliary_loss_adds_its_own_gradient(recurrent):
     obs, actions, masks = torch.randn(*lead, 5), torch.randint(0, 3, lead), torch.ones(lead)
     truths = {"time": torch.randn(*lead, 2), "hour": torch.randint(0, 4, lead)}
     carry = torch.zeros(6, policy.carry_size)
-    flat = policy.flatten()
-    ones = [np.ones(lead, np.float32)] * 3
+    flat = flatten_parameters(policy)
 
     def gradient(coef):
         new = policy.evaluate_actions(obs, carry, masks, {}, actions)
         loss, metrics = policy.auxiliary.losses(new.predictions, truths, coef)
-        new.backward(*ones, loss if coef else None)
+        own = (new.value + new.log_prob + new.entropy).sum()
+        set_gradient(flat, own + loss)
         return flat.grad.clone(), metrics
 
     (without, _), (both, metrics) = gradient(0.0), gradient(0.3)

@@ -114,7 +114,7 @@ def make(name, change=lambda demonstrations: demonstrations, normalize=True, **c
     envs = make_vec_envs(f"tests.test_bco:{name}-v0", 4, seed=0, normalize=normalize)
     agent = algo.make("bco", BCOConfig(**config), envs.spaces)
     shown = experts.load("shown.npz").check(envs.observation_space, envs.action_space)
-    agent.study(change(shown), envs.normalizer)
+    agent.imitate(change(shown), envs.normalizer)
     storage = agent.make_storage(100, 4)
     return agent, envs, storage, agent.make_collector(envs, storage)
 
@@ -138,12 +138,12 @@ def test_the_model_learns_the_dynamics_and_its_actions_are_the_true_ones(name):
     walks(name, lambda generator: space.sample())
     agent, _, storage, collector = make(name, **FAST)
     metrics = iterate(agent, storage, collector)
-    true = agent.demonstrations.actions
+    true = agent.cloning.demonstrations.actions
     if name == "WalkByVector":
-        np.testing.assert_allclose(agent.actions, true, atol=0.1)
+        np.testing.assert_allclose(agent.cloning.actions, true, atol=0.1)
         assert float(metrics["losses/inverse_mean_squared_error"]) < 0.01
     else:
-        assert (agent.actions.numpy() == true).all()
+        assert (agent.cloning.actions.numpy() == true).all()
         assert float(metrics["losses/inverse_accuracy"]) == 1.0
     assert len(np.unique(true, axis=0)) > 2
 
@@ -199,10 +199,10 @@ def test_pairs_of_demonstrated_observations_are_of_one_episode_and_known(tmp_pat
     for source, space, before, after in cases:
         env_spaces = EnvSpaces(space, COIN, {})
         agent = algo.make("bco", BCOConfig(), env_spaces)
-        agent.study(experts.load(source).check(space, COIN), None)
-        assert agent.demonstrations.obs[:, 0].tolist() == before
-        assert agent.demonstrations.next_obs[:, 0].tolist() == after
-        assert sorted([*agent.training.tolist(), *agent.held_out.tolist()]) == list(range(len(before)))
+        agent.imitate(experts.load(source).check(space, COIN), None)
+        assert agent.cloning.demonstrations.obs[:, 0].tolist() == before
+        assert agent.cloning.demonstrations.next_obs[:, 0].tolist() == after
+        assert sorted([*agent.cloning.training.tolist(), *agent.cloning.held_out.tolist()]) == list(range(len(before)))
 
 
 def test_demonstrations_without_any_pair_are_refused():
@@ -210,7 +210,7 @@ def test_demonstrations_without_any_pair_are_refused():
     space = spaces.Box(-np.inf, np.inf, (2,))
     agent = algo.make("bco", BCOConfig(), EnvSpaces(space, COIN, {}))
     with pytest.raises(UsageError, match=r"up\.pt.*next observation"):
-        agent.study(experts.load("up.pt").check(space, COIN), None)
+        agent.imitate(experts.load("up.pt").check(space, COIN), None)
 
 
 def test_changes_are_scaled_over_the_demonstrations_and_what_never_changes_is_not():
@@ -241,14 +241,14 @@ def test_images_are_read_as_they_are_stacked():
     seed_everything(0)
     agent = algo.make("bco", BCOConfig(epochs=12), env_spaces)
     shown = experts.load("shown.npz").check(env_spaces.observation, COIN)
-    agent.study(shown, None)
-    known, true = agent.demonstrations, torch.from_numpy(shown.actions)
-    obs, next_obs = agent.seen(known.obs), agent.seen(known.next_obs)
+    agent.imitate(shown, None)
+    known, true = agent.cloning.demonstrations, torch.from_numpy(shown.actions)
+    obs, next_obs = agent.cloning.seen(known.obs), agent.cloning.seen(known.next_obs)
     assert torch.equal(obs[1:, 1][~shown.terminated[:-1]], next_obs[:-1, 1][~shown.terminated[:-1]])
     agent.transitions = lambda rows: (obs[rows], next_obs[rows], true[rows])
     rows = torch.arange(len(true))
     while not agent.inverse_fit.finished:
-        agent.inverse_fit.epoch(agent.evaluate_inverse, rows, rows[:0])
+        agent.inverse_fit.epoch(rows, rows[:0])
     assert (agent.infer() == true).float().mean() > 0.95
 
 
@@ -259,7 +259,7 @@ def test_a_policy_that_has_been_learned_gets_no_worse():
     losses, actions = [], []
     for _ in range(4):
         losses.append(iterate(agent, storage, collector)["losses/validation_loss"])
-        actions.append(agent.actions)
+        actions.append(agent.cloning.actions)
     assert all(torch.equal(some, actions[0]) for some in actions)
     assert losses == sorted(losses, reverse=True)
 
@@ -281,7 +281,7 @@ def test_what_is_held_out_of_the_agents_own_steps_stays_held_out():
     walks("Walk", lambda generator: LEFT["Walk"])
     agent, _, storage, collector = make("Walk", epochs=1, validation=0.2)
     seen, original = [], agent.inverse_fit.epoch
-    agent.inverse_fit.epoch = lambda evaluate, *rows: seen.append(rows) or original(evaluate, *rows)
+    agent.inverse_fit.epoch = lambda *rows: seen.append(rows) or original(*rows)
     iterate(agent, storage, collector, 2)
     (first, first_out), (second, second_out) = [[set(rows.tolist()) for rows in pair] for pair in seen]
     assert first < second

@@ -6,6 +6,9 @@ import torch
 from gymnasium import spaces
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from a2c_ppo_acktr.algo.gail import GAIL, GAILConfig
+from a2c_ppo_acktr.arrays import flatten_parameters
+from a2c_ppo_acktr.fast import gail as fast_gail
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.model.discriminator import INPUTS, Discriminator, Samples, StepEncoder
 from a2c_ppo_acktr.utils import init_orthogonal
@@ -14,13 +17,26 @@ IMAGE = spaces.Box(0, 255, (2, 6, 6), np.uint8)
 GRID = spaces.Box(0, 1, (3, 5, 5), np.bool_)
 
 
+class Learner(GAIL):
+    """GAIL's loss of a discriminator, without anybody who acts."""
+
+    def __init__(self, discriminator, weight=10.0):
+        self.discriminator, self.config = discriminator, GAILConfig(gail_penalty=weight)
+        self.device, self.parameters = torch.device("cpu"), flatten_parameters(discriminator)
+
+
+def both(learner):
+    """What sets the gradient: by autograd of the definition, and as it is written out where it is."""
+    return learner.gradient, fast_gail.gradient(learner) or learner.gradient
+
+
 def make(vector_size=3, images=(), scale=1.0):
     torch.manual_seed(0)
     discriminator = Discriminator(vector_size, list(images), hidden_size=7)
     with torch.no_grad():
         for parameter in discriminator.parameters():
             parameter *= scale
-    return discriminator, discriminator.flatten()
+    return discriminator, Learner(discriminator)
 
 
 def batch(seed, size=5, vector_size=3, images=()):
@@ -56,35 +72,42 @@ def definition(discriminator, expert, policy, mixture, weight):
 @pytest.mark.parametrize("images", [(), (IMAGE,), (IMAGE, GRID)], ids=["vector", "image", "two images"])
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_loss_penalty_and_gradient_are_those_of_the_definition(images, scale):
-    discriminator, _ = make(images=images, scale=scale)
+    discriminator, learner = make(images=images, scale=scale)
     expert, policy = batch(0, images=images), batch(1, images=images)
     mixture = torch.rand(5)
     loss, penalty, gradients, *logits = definition(discriminator, expert, policy, mixture, 10.0)
-    found = discriminator.learn(expert, policy, mixture, 10.0)
-    assert float(found.loss) == pytest.approx(loss.item(), rel=1e-5)
-    assert float(found.penalty) == pytest.approx(penalty.item(), rel=1e-5)
-    for ours, theirs in zip(found[2:], logits, strict=True):
-        assert torch.allclose(torch.as_tensor(ours), theirs, rtol=1e-4, atol=1e-5)
-    largest = max(gradient.abs().max() for gradient in gradients)
-    for parameter, gradient in zip(discriminator.parameters(), gradients, strict=True):
-        assert (parameter.grad - gradient).abs().max() < 1e-5 * largest
+    for samples, theirs in zip((expert, policy), logits, strict=True):
+        assert torch.allclose(discriminator(samples.as_floats()), theirs, rtol=1e-4, atol=1e-5)
+    for set_gradient in both(learner):
+        found = {tag.removeprefix("gail/"): float(x) for tag, x in set_gradient(expert, policy, mixture).items()}
+        assert found["discriminator_loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert found["gradient_penalty"] == pytest.approx(penalty.item(), rel=1e-5)
+        assert found["expert_logit"] == pytest.approx(logits[0].mean().item(), rel=1e-4, abs=1e-5)
+        assert found["policy_logit"] == pytest.approx(logits[1].mean().item(), rel=1e-4, abs=1e-5)
+        assert found["accuracy"] == pytest.approx(((logits[0] > 0).sum() + (logits[1] < 0).sum()).item() / 10)
+        largest = max(gradient.abs().max() for gradient in gradients)
+        for parameter, gradient in zip(discriminator.parameters(), gradients, strict=True):
+            assert (parameter.grad - gradient).abs().max() < 1e-5 * largest
 
 
 def test_autograd_and_what_is_written_out_agree_and_gradients_do_not_add_up():
-    discriminator, flat = make(scale=3.0)
+    _, learner = make(scale=3.0)
     expert, policy, mixture = batch(0, 64), batch(1, 64), torch.rand(64)
-    by_autograd = discriminator.learn_by_autograd(expert, policy, mixture, 10.0)
-    gradient = flat.grad.clone()
+    by_autograd, written_out = both(learner)
+    assert written_out != by_autograd
+    expected = by_autograd(expert, policy, mixture)
+    gradient = learner.parameters.grad.clone()
     for _ in range(2):
-        written_out = discriminator.learn(expert, policy, mixture, 10.0)
-        assert (flat.grad - gradient).abs().max() < 1e-5 * gradient.abs().max()
-    for ours, theirs in zip(written_out, by_autograd, strict=True):
-        assert torch.allclose(torch.as_tensor(ours), theirs, rtol=1e-4, atol=1e-6)
+        found = written_out(expert, policy, mixture)
+        assert (learner.parameters.grad - gradient).abs().max() < 1e-5 * gradient.abs().max()
+    assert {tag: float(x) for tag, x in found.items()} == pytest.approx(
+        {tag: float(x) for tag, x in expected.items()}, rel=1e-4, abs=1e-6
+    )
 
 
 def test_a_linear_discriminator_by_hand():
     """Layers that do nothing but pass x on: D = w x, |dD/dx| = w, so the penalty is (w - 1)^2."""
-    discriminator, _ = make(vector_size=1)
+    discriminator, learner = make(vector_size=1)
     small, w = 1e-3, 3.0
     with torch.no_grad():
         for parameter in discriminator.parameters():
@@ -93,26 +116,30 @@ def test_a_linear_discriminator_by_hand():
         linear[0].weight[0, 0], linear[1].weight[0, 0] = small, 1.0  # tanh is the identity near 0
         linear[2].weight[0, 0] = w / small
     expert, policy = Samples(torch.tensor([[1.0], [2.0]])), Samples(torch.tensor([[0.0], [-1.0]]))
-    found = discriminator.learn(expert, policy, torch.tensor([0.0, 1.0]), 10.0)
-    assert np.allclose(found.expert_logits, [3, 6], rtol=1e-4)
-    assert np.allclose(found.policy_logits, [0, -3], atol=1e-4)
-    assert float(found.penalty) == pytest.approx(4.0, rel=1e-4)
+    assert np.allclose(discriminator(expert).detach(), [3, 6], rtol=1e-4)
+    assert np.allclose(discriminator(policy).detach(), [0, -3], atol=1e-4)
     cross_entropy = (np.log1p(np.exp(-3)) + np.log1p(np.exp(-6))) / 2 + (np.log(2) + np.log1p(np.exp(-3))) / 2
-    assert float(found.loss) == pytest.approx(cross_entropy, rel=1e-4)
+    for set_gradient in both(learner):
+        found = set_gradient(expert, policy, torch.tensor([0.0, 1.0]))
+        assert float(found["gail/gradient_penalty"]) == pytest.approx(4.0, rel=1e-4)
+        assert float(found["gail/discriminator_loss"]) == pytest.approx(cross_entropy, rel=1e-4)
+        assert float(found["gail/expert_logit"]) == pytest.approx(4.5, rel=1e-4)
+        assert float(found["gail/policy_logit"]) == pytest.approx(-1.5, rel=1e-4)
 
 
 def test_saturated_logits_and_equal_samples_give_finite_losses_and_gradients():
-    discriminator, flat = make()
+    discriminator, learner = make()
+    flat = learner.parameters
     with torch.no_grad():
         discriminator.network[4].bias += 1e4
-    found = discriminator.learn(batch(0), batch(1), torch.rand(5), 10.0)
-    assert np.isfinite(found.loss)
-    assert torch.isfinite(flat.grad).all()
+    for set_gradient in both(learner):
+        assert np.isfinite(float(set_gradient(batch(0), batch(1), torch.rand(5))["gail/discriminator_loss"]))
+        assert torch.isfinite(flat.grad).all()
     with torch.no_grad():
         flat.zero_()  # the penalty's norm has no direction at a slope of zero
-    for learn in (discriminator.learn, discriminator.learn_by_autograd):
-        found = learn(batch(0), batch(0), torch.rand(5), 10.0)
-        assert float(found.penalty) == pytest.approx(1.0)
+    for set_gradient in both(learner):
+        found = set_gradient(batch(0), batch(0), torch.rand(5))
+        assert float(found["gail/gradient_penalty"]) == pytest.approx(1.0)
         assert torch.isfinite(flat.grad).all()
 
 
@@ -120,11 +147,12 @@ def test_saturated_logits_and_equal_samples_give_finite_losses_and_gradients():
 def test_with_spectral_norm_no_logit_changes_faster_than_what_is_shown(images):
     torch.manual_seed(0)
     discriminator = Discriminator(3, list(images), hidden_size=7, spectral=True)
-    optimizer = torch.optim.Adam([discriminator.flatten()], lr=3e-2)
+    learner = Learner(discriminator, weight=0.0)
+    optimizer = torch.optim.Adam([learner.parameters], lr=3e-2)
     for _ in range(100):
-        found = discriminator.learn(batch(0, 16, images=images), batch(1, 16, images=images), torch.rand(16), 0.0)
+        found = both(learner)[1](batch(0, 16, images=images), batch(1, 16, images=images), torch.rand(16))
         optimizer.step()
-    assert float(found.expert_logits.mean()) > float(found.policy_logits.mean()) + 0.2
+    assert float(found["gail/expert_logit"]) > float(found["gail/policy_logit"]) + 0.2
     discriminator.eval()
     for layer in discriminator.network:
         if hasattr(layer, "weight"):
@@ -199,14 +227,14 @@ def test_choices_are_shown_one_hot(space, actions, shown):
 @pytest.mark.parametrize("images", [(), (GRID,)], ids=["vector", "image"])
 def test_it_learns_to_tell_two_crowds_apart_and_the_penalty_bounds_its_slope(images):
     torch.manual_seed(0)
-    discriminator, flat = make(images=images)
+    discriminator, learner = make(images=images)
     discriminator.apply(lambda layer: init_orthogonal(layer) if isinstance(layer, torch.nn.Linear) else None)
-    optimizer = torch.optim.Adam([flat], lr=1e-2)
+    optimizer, set_gradient = torch.optim.Adam([learner.parameters], lr=1e-2), both(learner)[1]
     for seed in range(300):
         expert, policy = batch(seed, 32, images=images), batch(seed + 1000, 32, images=images)
         expert = expert._replace(vector=expert.vector - seed + 0.1)
         policy = policy._replace(vector=policy.vector - seed - 1000 - 0.1)
-        found = discriminator.learn(expert, policy, torch.rand(32), 10.0)
+        found = set_gradient(expert, policy, torch.rand(32))
         optimizer.step()
-    assert float(found.penalty) < 0.1
-    assert float(found.expert_logits.mean()) > float(found.policy_logits.mean())
+    assert float(found["gail/gradient_penalty"]) < 0.1
+    assert float(found["gail/expert_logit"]) > float(found["gail/policy_logit"])

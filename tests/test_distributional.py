@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from a2c_ppo_acktr.algo.qr_dqn import Quantiles
 from a2c_ppo_acktr.distributional import categorical_projection, quantile_huber_loss
+from a2c_ppo_acktr.fast.q_learning import TEMPORAL_DIFFERENCES
 
 ATOMS = np.array([-1.0, 0.0, 1.0, 2.0])
 
@@ -112,19 +114,42 @@ def slow_quantile_huber(quantiles, targets, fractions, kappa):
     return torch.stack(losses)
 
 
-def test_quantile_loss_gives_the_worked_numbers_of_two_quantiles_and_three_targets():
-    quantiles, targets, fractions = np.array([[0.0, 2.0]]), np.array([[1.0, -1.0, 4.0]]), np.array([0.25, 0.75])
-    losses, slopes = quantile_huber_loss(quantiles, targets, fractions)
+def by_autograd(quantiles, targets, fractions, kappa=1.0):
+    """The losses and their derivatives by the quantiles, arrays."""
+    quantiles = quantiles.detach().clone().requires_grad_()
+    losses = quantile_huber_loss(quantiles, targets, fractions, kappa)
+    (slopes,) = torch.autograd.grad(losses.sum(), quantiles)
+    return losses.detach().numpy(), slopes.numpy()
+
+
+def written_out(quantiles, targets, fractions, kappa=1.0):
+    """The same from `fast`."""
+    arrays = quantiles.detach().numpy(), targets.numpy(), np.zeros(len(targets)), np.ones(len(targets))
+    found = TEMPORAL_DIFFERENCES["algo.qr_dqn.Quantiles"].slopes(Quantiles(fractions, kappa), *arrays)
+    return found.losses, found.slopes
+
+
+WAYS = pytest.mark.parametrize("quantile_loss", [by_autograd, written_out])
+
+
+def tensor(numbers):
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+@WAYS
+def test_quantile_loss_gives_the_worked_numbers_of_two_quantiles_and_three_targets(quantile_loss):
+    losses, slopes = quantile_loss(tensor([[0.0, 2.0]]), tensor([[1.0, -1.0, 4.0]]), tensor([0.25, 0.75]))
     of_first = (0.25 * 0.5 + 0.75 * 0.5 + 0.25 * 3.5) / 3  # errors 1, -1, 4
     of_second = (0.25 * 0.5 + 0.25 * 2.5 + 0.75 * 1.5) / 3  # errors -1, -3, 2
     np.testing.assert_allclose(losses, [of_first + of_second])
     np.testing.assert_allclose(slopes, [[(-0.25 + 0.75 - 0.25) / 3, (0.25 + 0.25 - 0.75) / 3]])
 
 
+@WAYS
 @pytest.mark.parametrize("kappa", [0.1, 1.0, 2.5])
 @pytest.mark.parametrize("own_fractions", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 5), (5, 5, 5), (2, 6, 3)])
-def test_quantile_loss_and_slopes_equal_those_of_the_triple_loop(shape, own_fractions, kappa):
+def test_quantile_loss_and_slopes_equal_those_of_the_triple_loop(shape, own_fractions, kappa, quantile_loss):
     size, num, num_targets = shape
     generator = torch.Generator().manual_seed(sum(shape))
     quantiles = torch.randn(size, num, generator=generator, dtype=torch.float64).requires_grad_()
@@ -132,30 +157,32 @@ def test_quantile_loss_and_slopes_equal_those_of_the_triple_loop(shape, own_frac
     fractions = torch.rand(*([size] if own_fractions else []), num, generator=generator, dtype=torch.float64)
     expected = slow_quantile_huber(quantiles, targets, fractions, kappa)
     expected.sum().backward()
-    for convert in (lambda x: x.detach(), lambda x: x.detach().numpy()):
-        losses, slopes = quantile_huber_loss(convert(quantiles), convert(targets), convert(fractions), kappa)
-        assert losses.shape == (size,)
-        assert slopes.shape == (size, num)
-        np.testing.assert_allclose(losses, expected.detach(), rtol=1e-9)
-        np.testing.assert_allclose(slopes, quantiles.grad, rtol=1e-9, atol=1e-12)
+    losses, slopes = quantile_loss(quantiles, targets, fractions, kappa)
+    assert losses.shape == (size,)
+    assert slopes.shape == (size, num)
+    np.testing.assert_allclose(losses, expected.detach(), rtol=1e-9)
+    np.testing.assert_allclose(slopes, quantiles.grad, rtol=1e-9, atol=1e-12)
 
 
-def test_quantile_loss_compares_all_pairs_and_not_those_of_the_same_index():
-    quantiles, fractions = np.array([[1.0, 2.0, 5.0]]), np.array([1 / 6, 1 / 2, 5 / 6])
-    losses, _ = quantile_huber_loss(quantiles, quantiles, fractions)
-    permuted, _ = quantile_huber_loss(quantiles, quantiles[:, [2, 0, 1]], fractions)
+@WAYS
+def test_quantile_loss_compares_all_pairs_and_not_those_of_the_same_index(quantile_loss):
+    quantiles, fractions = tensor([[1.0, 2.0, 5.0]]), tensor([1 / 6, 1 / 2, 5 / 6])
+    losses, _ = quantile_loss(quantiles, quantiles, fractions)
+    permuted, _ = quantile_loss(quantiles, quantiles[:, [2, 0, 1]], fractions)
     assert losses[0] > 0.1
     np.testing.assert_allclose(permuted, losses)
 
 
-def test_a_quantile_rises_towards_targets_above_it_and_falls_towards_those_below():
-    _, slopes = quantile_huber_loss(np.array([[0.0], [0.0]]), np.array([[3.0], [-3.0]]), np.array([0.9]))
+@WAYS
+def test_a_quantile_rises_towards_targets_above_it_and_falls_towards_those_below(quantile_loss):
+    _, slopes = quantile_loss(tensor([[0.0], [0.0]]), tensor([[3.0], [-3.0]]), tensor([0.9]))
     np.testing.assert_allclose(slopes, [[-0.9], [0.1]], rtol=1e-12)
 
 
+@WAYS
 @pytest.mark.parametrize("tau", [0.05, 0.25, 0.5, 0.9])
-def test_the_loss_is_least_at_the_quantile_of_the_targets(tau):
+def test_the_loss_is_least_at_the_quantile_of_the_targets(tau, quantile_loss):
     targets = np.random.default_rng(0).permutation(np.arange(100.0))[None]
     candidates = np.arange(-0.5, 100)[:, None]
-    losses, _ = quantile_huber_loss(candidates, targets.repeat(101, 0), np.array([tau]), kappa=1e-3)
+    losses, _ = quantile_loss(tensor(candidates), tensor(targets.repeat(101, 0)), tensor([tau]), kappa=1e-3)
     assert candidates[losses.argmin(), 0] == pytest.approx(100 * tau - 0.5, abs=1)

@@ -7,18 +7,34 @@ import pytest
 import torch
 
 from a2c_ppo_acktr.algo.iqn import ImplicitNetwork
-from tests.q_learning import EVERY, ONLINE, TARGET, VECTOR, a_step, act, collecting, make, set_table, transitions
+from tests.q_learning import (
+    EVERY,
+    ONLINE,
+    TARGET,
+    VECTOR,
+    WAYS,
+    a_step,
+    act,
+    collecting,
+    learned,
+    make,
+    set_table,
+    target_parameters,
+    transitions,
+    values,
+)
 from tests.test_distributional import slow_projection, slow_quantile_huber
 from tests.test_q_network import by_modules
 
 
+@WAYS
 @pytest.mark.parametrize(("double", "next_value"), [(False, 20.0), (True, 10.0)])
-def test_the_target_is_the_target_networks_value_of_the_action_that_the_chooser_prefers(double, next_value):
+def test_the_target_is_the_target_networks_value_of_the_action_that_the_chooser_prefers(double, next_value, way):
     algorithm = make("dqn", double=double)
     set_table(algorithm.policy, ONLINE)
     set_table(algorithm.target, TARGET)
     batch = transitions([0, 0, 0], [1, 1, 0], [1.0, 1.0, 1.5], [0.5, 0.0, 0.0], [1, 1, 1])
-    found = algorithm.loss(batch)
+    found = learned(algorithm, batch, way)
     error = 1 + 0.5 * next_value - 2
     assert found.losses.shape == found.priorities.shape == found.values.shape == (3,)
     np.testing.assert_allclose(found.losses, [error - 0.5, 0.5, 0.5 * 0.5**2], rtol=1e-6)  # Huber's
@@ -46,9 +62,10 @@ def test_n_steps_are_discounted_and_only_a_terminal_state_is_worth_nothing(n_ste
     for step in (a_step(0, 1.0, 1), a_step(1, 2.0, 2, end)):
         storage.insert(step)
     batch = storage.sample(64)
-    errors = algorithm.loss(batch).priorities  # values are 0: the targets
     assert set(batch.obs.tolist()) == {0, 1}
-    np.testing.assert_allclose(errors, np.where(batch.obs == 0, of_0, of_1), rtol=1e-6)
+    for errors in (algorithm.loss(batch).priorities.detach(), algorithm.set_gradient(batch)[1]):
+        # values are 0: the targets
+        np.testing.assert_allclose(errors, np.where(batch.obs == 0, of_0, of_1), rtol=1e-6)
 
 
 def random_batch(size=6, dtype=torch.float32):
@@ -66,17 +83,19 @@ def of_batch(batch, log=None):
 
 
 def slow_losses(algorithm, name, policy, batch, fractions):
-    """Every window's loss by itself, from the papers; tensors with their graph."""
+    """Every window's loss by itself, from the papers; tensors with their graph.
+
+    `fractions` are those that IQN's networks were asked for: by the policy, by its target.
+    """
     double = algorithm.config.double
     losses = []
     for b, (action, reward, discount) in enumerate(zip(batch.actions, batch.returns, batch.discounts, strict=True)):
         obs, next_obs = batch.obs[b : b + 1], batch.next_obs[b : b + 1]
         chooser = policy if double else algorithm.target
-        with torch.no_grad():
-            best = int(np.argmax(np.asarray(algorithm.values(chooser, next_obs))[0]))
+        best = int(values(algorithm, chooser, next_obs)[0].argmax())
         if name == "iqn":
-            quantiles = policy.quantiles(obs, fractions[0][b : b + 1])[:, :, action]
-            following = algorithm.target.quantiles(next_obs, fractions[1][b : b + 1])[:, :, best].detach()
+            quantiles = policy.quantiles(obs, fractions[0][b : b + 1])[:, action]
+            following = algorithm.target.quantiles(next_obs, fractions[1][b : b + 1])[:, best].detach()
             targets = reward + discount * following
             losses.append(slow_quantile_huber(quantiles, targets, fractions[0][b], algorithm.config.kappa)[0])
             continue
@@ -95,21 +114,21 @@ def slow_losses(algorithm, name, policy, batch, fractions):
     return torch.stack(losses)
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @EVERY
 @pytest.mark.parametrize(("double", "dueling"), [(False, True), (True, False)])
-def test_the_gradient_of_learning_is_that_of_a_loop_over_weighted_windows(name, double, dueling, monkeypatch):
+def test_the_gradient_of_learning_is_that_of_a_loop_over_weighted_windows(name, double, dueling, fast, monkeypatch):
     extra = {"v_min": -3.0, "v_max": 3.0, "num_atoms": 7} if name in ("c51", "rainbow") else {}
     extra |= {"num_fractions": 3, "num_target_fractions": 5} if name == "iqn" else {}
-    algorithm = make(
-        name, VECTOR, hidden_size=[8, 8], double=double, dueling=dueling, prioritized=True, max_grad_norm=1e9, **extra
-    )
-    algorithm.target_parameters.data += 0.3 * torch.randn_like(algorithm.target_parameters)
-    batch, asked = random_batch(), []
+    extra |= {"double": double, "dueling": dueling, "fast": fast}
+    algorithm = make(name, VECTOR, hidden_size=[8, 8], prioritized=True, max_grad_norm=1e9, **extra)
+    assert (algorithm.set_gradient != algorithm.gradient) == (fast and name != "iqn")
+    target_parameters(algorithm).add_(0.3 * torch.randn_like(algorithm.parameters.data))
+    batch, asked = random_batch(), {}
     original = ImplicitNetwork.quantiles
 
     def quantiles(network, obs, fractions):
-        if fractions.dim() == 2:
-            asked.append(fractions)
+        asked.setdefault(network is algorithm.policy, fractions)
         return original(network, obs, fractions)
 
     monkeypatch.setattr(ImplicitNetwork, "quantiles", quantiles)
@@ -117,14 +136,15 @@ def test_the_gradient_of_learning_is_that_of_a_loop_over_weighted_windows(name, 
     before = {key: value.clone() for key, value in algorithm.policy.state_dict().items()}
     priorities = []
     replay = SimpleNamespace(sample=lambda *sizes: batch, update_priorities=lambda *new: priorities.append(new))
-    metrics = algorithm.learn(replay)
+    metrics = algorithm.gradient_step(replay)
     gradient = {key: p.grad.clone() for key, p in algorithm.policy.named_parameters()}
     algorithm.policy.load_state_dict(before)
     twin = by_modules(algorithm.make_network())
     twin.load_state_dict({key: before[key] for key in twin.state_dict()})
     for layer, own in zip(twin.noisy_layers, algorithm.policy.noisy_layers, strict=True):
         layer.noise = own.noise
-    losses = slow_losses(algorithm, {"rainbow": "c51"}.get(name, name), twin, batch, asked)
+    fractions = (asked[True], asked[False]) if name == "iqn" else ()
+    losses = slow_losses(algorithm, {"rainbow": "c51"}.get(name, name), twin, batch, fractions)
     total = sum(weight * loss for weight, loss in zip(batch.weights, losses, strict=True)) / len(losses)
     total.backward()
     for key, parameter in twin.named_parameters():
@@ -142,7 +162,7 @@ def test_priorities_are_the_absolute_errors_of_this_batch_and_only_where_they_co
         set_table(algorithm.policy, ONLINE)
         set_table(algorithm.target, TARGET)
         batch = transitions([0, 0], [1, 0], [7.0, -3.0], [0.0, 0.0], [1, 1], [0.1, 1.0])
-        algorithm.learn(of_batch(batch, log))
+        algorithm.gradient_step(of_batch(batch, log))
         assert len(log) == prioritized
     np.testing.assert_allclose(log[0][1], [5.0, 4.0], rtol=1e-6)
 
@@ -152,12 +172,12 @@ def test_priorities_are_the_absolute_errors_of_this_batch_and_only_where_they_co
 def test_the_target_network_is_copied_exactly_every_interval(name, interval):
     algorithm, batch = make(name, VECTOR, target_update_interval=interval), random_batch()
     copied = algorithm.parameters.data.clone()
-    torch.testing.assert_close(algorithm.target_parameters.data, copied)
+    torch.testing.assert_close(target_parameters(algorithm), copied)
     for step in range(1, 10):
-        algorithm.learn(of_batch(batch))
+        algorithm.gradient_step(of_batch(batch))
         if step % interval == 0:
             copied = algorithm.parameters.data.clone()
-        assert torch.equal(algorithm.target_parameters.data, copied)
+        assert torch.equal(target_parameters(algorithm), copied)
         assert torch.equal(algorithm.parameters.data, copied) == (step % interval == 0)
         for key, value in algorithm.target.state_dict().items():  # what is copied is what the network reads
             assert torch.equal(value, algorithm.policy.state_dict()[key]) or step % interval
@@ -165,11 +185,11 @@ def test_the_target_network_is_copied_exactly_every_interval(name, interval):
 
 def test_the_target_network_follows_by_tau():
     algorithm, batch = make("dqn", VECTOR, target_update_interval=2, tau=0.25, lr=0.1), random_batch()
-    before = algorithm.target_parameters.data.clone()
+    before = target_parameters(algorithm).clone()
     for _ in range(2):
-        algorithm.learn(of_batch(batch))
+        algorithm.gradient_step(of_batch(batch))
     expected = 0.75 * before + 0.25 * algorithm.parameters.data
-    torch.testing.assert_close(algorithm.target_parameters.data, expected)
+    torch.testing.assert_close(target_parameters(algorithm), expected)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +271,7 @@ def test_the_greedy_action_is_never_random_nor_noisy(name):
     algorithm.epsilon = 1.0
     means = by_modules(algorithm.make_network())
     means.load_state_dict({key: algorithm.policy.state_dict()[key] for key in means.state_dict()})
-    greedy = torch.as_tensor(algorithm.values(means, obs)).argmax(1)
+    greedy = values(algorithm, means, obs).argmax(1)
     for _ in range(3):
         act(algorithm, obs, explore=True)
         assert torch.equal(act(algorithm, obs, explore=False), greedy)
@@ -282,7 +302,7 @@ def test_noise_explores_and_is_drawn_anew_for_every_step_and_gradient_step():
         seen.extend(network.advantage[0].noise[0].clone() for network in (algorithm.policy, algorithm.target))
 
     for _ in range(2):
-        algorithm.learn(SimpleNamespace(sample=lambda size, beta: batch, update_priorities=look))
+        algorithm.gradient_step(SimpleNamespace(sample=lambda size, beta: batch, update_priorities=look))
     assert len({tuple(noise.tolist()) for noise in seen}) == 4
 
 
@@ -295,7 +315,7 @@ def test_inspection_tells_the_values_and_the_probabilities_of_exploration(name):
         decision = algorithm.inspect(*arguments, override=lambda action: torch.zeros_like(action))
         found = decision.extras
         assert (decision.action == 0).all()
-        np.testing.assert_allclose(found["q_values"], algorithm.values(algorithm.policy, obs), rtol=1e-6)
+        np.testing.assert_allclose(found["q_values"], values(algorithm, algorithm.policy, obs), rtol=1e-6)
         torch.testing.assert_close(found["values"], found["q_values"].max(1).values)
         expected = torch.full((5, 3), rare).scatter(1, found["q_values"].argmax(1, keepdim=True), likely)
         torch.testing.assert_close(found["action_probs"], expected)

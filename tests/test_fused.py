@@ -5,8 +5,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from a2c_ppo_acktr import arrays, fast
+from a2c_ppo_acktr.fast.actor_critic import evaluate
+from a2c_ppo_acktr.fast.policy import FusedPolicy
 from a2c_ppo_acktr.model.layers import TanhMLP
 from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.storage import Batch
 from tests.policies import build
 
 BOX = spaces.Box(-1, 1, (5,), np.float32)
@@ -29,11 +33,27 @@ def through_torch(policy, obs, actions):
     return value, distribution.log_prob(actions), distribution.entropy()
 
 
-@pytest.mark.parametrize("written_out", [True, False])
+def by_autograd(policy, obs, actions):
+    """What `fast.actor_critic` does with policies that are not written out."""
+    flat = arrays.flatten_parameters(policy)
+    none, ones = torch.zeros(0), torch.ones(len(obs))
+    batch = Batch(obs, none, ones, {}, {}, actions, none, none, none, none)
+    return flat, lambda: evaluate(policy, flat, batch)
+
+
+def by_hand(policy, obs, actions):
+    """The policy written out, its parameters flat."""
+    flat = arrays.flatten_parameters(policy)
+    fused = FusedPolicy(policy)
+    return flat, lambda: fused.evaluate(obs, actions)
+
+
+@pytest.mark.parametrize("way", [by_hand, by_autograd])
 @BOTH
-def test_values_log_probabilities_entropies_and_all_gradients_are_those_of_torch(kind, written_out):
+def test_values_log_probabilities_entropies_and_all_gradients_are_those_of_torch(kind, way):
     policy, obs, actions = make(kind)
     plain = policy.double()
+    plain.base.encoder = torch.nn.Identity()  # which would round the observations
     expected = through_torch(plain, obs.double(), actions.double() if kind == "continuous" else actions)
     weights = [torch.randn(64, dtype=torch.float64) for _ in range(3)]
     plain.zero_grad()
@@ -41,12 +61,10 @@ def test_values_log_probabilities_entropies_and_all_gradients_are_those_of_torch
     grads = [parameter.grad.clone() for parameter in plain.parameters()]
 
     policy = make(kind)[0]
-    flat = policy.flatten()
-    assert policy.fused is not None
-    if not written_out:
-        policy.fused = None
+    assert FusedPolicy.fits(policy)
+    flat, evaluated = way(policy, obs, actions)
     for _ in range(2):  # a second gradient replaces the first
-        found = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)
+        found = evaluated()
         for a, b in zip(found[:3], expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(a).double(), b, atol=1e-4, rtol=1e-4)
         found.backward(*(w.float().numpy() for w in weights), None)
@@ -58,9 +76,9 @@ def test_values_log_probabilities_entropies_and_all_gradients_are_those_of_torch
 @BOTH
 def test_an_output_that_the_loss_does_not_use_has_no_gradient(kind):
     policy, obs, actions = make(kind)
-    policy.flatten()
+    _, evaluated = by_hand(policy, obs, actions)
     ones, zeros = np.ones(64, np.float32), np.zeros(64, np.float32)
-    policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions).backward(ones, zeros, zeros, None)
+    evaluated().backward(ones, zeros, zeros, None)
     assert policy.base.critic[0].weight.grad.abs().sum() > 0
     assert policy.base.actor[0].weight.grad.abs().sum() == 0
 
@@ -68,9 +86,9 @@ def test_an_output_that_the_loss_does_not_use_has_no_gradient(kind):
 @BOTH
 def test_actions_are_drawn_from_the_policys_distribution(kind):
     policy, obs, _ = make(kind)
-    policy.flatten()
+    arrays.flatten_parameters(policy)
     one = obs[:1].expand(100_000, 5).contiguous()
-    value, action, log_prob, _ = policy.act(one, torch.zeros(0), torch.ones(len(one)), {})
+    value, action, log_prob, _ = fast.accelerated(policy.act)(one, torch.zeros(0), torch.ones(len(one)), {})
     with torch.no_grad():
         _, distribution, *_ = policy(obs[:1], torch.zeros(0), torch.ones(1), {})
         expected = through_torch(policy, one[:1000], action[:1000])
@@ -87,8 +105,9 @@ def test_actions_are_drawn_from_the_policys_distribution(kind):
 @BOTH
 def test_deterministic_actions_are_the_mode(kind):
     policy, obs, _ = make(kind)
-    policy.flatten()
-    _, action, log_prob, _ = policy.act(obs, torch.zeros(0), torch.ones(64), {}, deterministic=True)
+    arrays.flatten_parameters(policy)
+    act = fast.accelerated(policy.act)
+    _, action, log_prob, _ = act(obs, torch.zeros(0), torch.ones(64), {}, deterministic=True)
     with torch.no_grad():
         _, distribution, *_ = policy(obs, torch.zeros(0), torch.ones(64), {})
     torch.testing.assert_close(action, distribution.mode(), atol=1e-5, rtol=1e-5)
@@ -97,11 +116,11 @@ def test_deterministic_actions_are_the_mode(kind):
 
 def test_it_follows_the_parameters_through_steps_and_loading():
     policy, obs, actions = make("continuous")
-    flat = policy.flatten()
+    flat, evaluated = by_hand(policy, obs, actions)
+    get_value = fast.accelerated(policy.get_value)
 
     def values():
-        found = policy.get_value(obs, torch.zeros(0), torch.ones(64))
-        evaluation = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(64), {}, actions)
+        found, evaluation = get_value(obs, torch.zeros(0), torch.ones(64)), evaluated()
         torch.testing.assert_close(torch.from_numpy(evaluation.value), found, atol=1e-6, rtol=1e-6)
         evaluation.backward(np.ones(64, np.float32), *[np.zeros(64, np.float32)] * 2, None)
         return found
@@ -119,9 +138,7 @@ def test_it_follows_the_parameters_through_steps_and_loading():
 
 
 def test_other_policies_take_torchs_path():
-    plain = build(BOX, ACTIONS["discrete"])
-    plain.flatten()
-    assert plain.fused is not None
+    assert FusedPolicy.fits(build(BOX, ACTIONS["discrete"]))
     for policy in (
         build(BOX, spaces.MultiBinary(3)),
         build(BOX, ACTIONS["discrete"], recurrent=True),
@@ -132,8 +149,10 @@ def test_other_policies_take_torchs_path():
         build(spaces.Box(0, 255, (5,), np.uint8), ACTIONS["continuous"]),
         build(spaces.Box(0, 255, (1, 8, 8), np.uint8), ACTIONS["discrete"]),
     ):
-        policy.flatten()
-        assert policy.fused is None
+        arrays.flatten_parameters(policy)
+        assert not FusedPolicy.fits(policy)
+        assert fast.accelerated(policy.act) == policy.act
+        assert fast.accelerated(policy.get_value) == policy.get_value
 
 
 @pytest.mark.parametrize(
@@ -141,12 +160,12 @@ def test_other_policies_take_torchs_path():
 )
 def test_vectors_of_whole_numbers_act_and_learn(space):
     policy = build(space, ACTIONS["discrete"])
-    policy.flatten()
+    fast.attach(policy)
     obs = torch.from_numpy(np.stack([space.sample() for _ in range(4)]))
-    value, action, log_prob, _ = policy.act(obs, torch.zeros(0), torch.ones(4), {})
+    value, action, log_prob, _ = fast.accelerated(policy.act)(obs, torch.zeros(0), torch.ones(4), {})
     assert value.dtype == log_prob.dtype == torch.float32
-    evaluation = policy.evaluate_actions(obs, torch.zeros(0), torch.ones(4), {}, action)
-    evaluation.backward(*[np.ones(4, np.float32)] * 3, None)
+    _, evaluated = by_autograd(policy, obs, action)
+    evaluated().backward(*[np.ones(4, np.float32)] * 3, None)
     assert all(torch.isfinite(parameter.grad).all() for parameter in policy.parameters())
 
 
@@ -154,9 +173,11 @@ def test_layers_of_any_depth_and_shape_give_torchs_gradients_to_input_and_parame
     torch.manual_seed(0)
     mlp, x = TanhMLP(3, 8, 6, 4), torch.randn(5, 7, 3, requires_grad=True)
     weights = torch.randn(5, 7, 4)
-    slow = torch.nn.Sequential.forward(mlp, x)
+    slow = mlp(x)
     expected = torch.autograd.grad((slow * weights).sum(), [x, *mlp.parameters()])
-    fast = mlp(x)
-    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
-    for a, b in zip(torch.autograd.grad((fast * weights).sum(), [x, *mlp.parameters()]), expected, strict=True):
+    fast.attach(mlp)
+    assert mlp.kernel is not None
+    quick = mlp(x)
+    torch.testing.assert_close(quick, slow, atol=1e-5, rtol=1e-5)
+    for a, b in zip(torch.autograd.grad((quick * weights).sum(), [x, *mlp.parameters()]), expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -132,12 +132,12 @@ def test_every_demonstrated_step_is_used(monkeypatch):
     demonstrations = shown_by(envs, opposite, 40)
     agent = wrap("a2c", envs, demonstrations, gail_batch_size=16, **SMALL | {"gail_epoch": 40})
     seen = []
-    learn = agent.discriminator.learn
+    learn = agent.set_gradient
     samples = agent.expert_samples()
     samples.vector[:, 0] = torch.arange(samples.num)  # which step it is
     agent.expert = samples
     monkeypatch.setattr(
-        agent.discriminator, "learn", lambda e, *rest: (seen.extend(e.vector[:, 0].tolist()), learn(e, *rest))[1]
+        agent, "set_gradient", lambda e, *rest: (seen.extend(e.vector[:, 0].tolist()), learn(e, *rest))[1]
     )
     train(agent, envs, 1, num_steps=8)
     assert set(seen) == set(range(samples.num))

@@ -97,7 +97,7 @@ def test_resuming_equals_never_having_stopped_bit_for_bit(tmp_path, monkeypatch,
         assert_same_state(whole[key], parts[key], key)
 
 
-RECORDED = [
+CAPTURED = [
     f"--algo a2c {VECTOR}",
     f"--algo a2c {IMAGE} --use-linear-lr-decay",
     f"--algo ppo {VECTOR} --num-mini-batch 3 --use-linear-clip-decay --use-linear-lr-decay",
@@ -109,18 +109,18 @@ RECORDED = [
 ]
 
 
-@pytest.mark.parametrize("line", RECORDED)
-def test_a_run_with_recordings_equals_one_without_bit_for_bit(tmp_path, monkeypatch, line):
+@pytest.mark.parametrize("line", CAPTURED)
+def test_a_run_with_captures_equals_one_without_bit_for_bit(tmp_path, monkeypatch, line):
     record()
-    argv, played = on_the_gpu(line, 24), []
-    original = graphs._Recording.play
-    monkeypatch.setattr(graphs._Recording, "play", lambda *args: played.append(1) or original(*args))
+    argv, replayed = on_the_gpu(line, 24), []
+    original = graphs._Capture.replay
+    monkeypatch.setattr(graphs._Capture, "replay", lambda *args: replayed.append(1) or original(*args))
     main.train(arguments.parse([*argv.split(), "--log-dir", "with"]))
-    assert len(played) > 50
+    assert len(replayed) > 50
     monkeypatch.setattr(graphs, "REHEARSALS", 10**9)
-    played.clear()
+    replayed.clear()
     main.train(arguments.parse([*argv.split(), "--log-dir", "without"]))
-    assert not played
+    assert not replayed
     states = [final_state(tmp_path / name) for name in ("with", "without")]
     for key in ("algorithm", "collector", "normalizer", "rng", "best"):
         assert_same_state(states[0][key], states[1][key], key)
@@ -216,7 +216,7 @@ def test_a_gradient_step_of_q_learning_has_the_gradients_of_the_cpu(monkeypatch,
     copied.load_state_dict(storage.state_dict())
     for learner, filled in ((ours, storage), (theirs, copied)):
         np.random.seed(0)
-        learner.learn(filled)
+        learner.gradient_step(filled)
     assert_close_gradients(ours, theirs)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from a2c_ppo_acktr.fast.graphs import REHEARSALS, recorded
+from a2c_ppo_acktr.fast.graphs import REHEARSALS, captured
 
 GPU = torch.device("cuda")
 
@@ -61,7 +61,7 @@ def test_a_recording_gives_what_its_function_gives(device):
         x = tree["x"].float() @ weight * scale + tree["pair"].total - tree["pair"].noisy[0]
         return Result(x.sum(), x + torch.rand_like(x) if noise else x)
 
-    play, draw, given = recorded(function, GPU), np.random.default_rng(0), []
+    play, draw, given = captured(function, GPU), np.random.default_rng(0), []
     for i in range(200):
         size, scale, noise = draw.choice([3, 5]), float(draw.choice([1.0, 2.0])), bool(draw.integers(2))
         dtype = [torch.float32, torch.int64][draw.integers(2)]
@@ -90,7 +90,7 @@ def test_a_recording_sets_the_gradients_that_its_function_sets(device):
         loss.backward()
         return loss.detach()
 
-    play = recorded(function, GPU)
+    play = captured(function, GPU)
     for _ in range(2 * REHEARSALS):
         x, found = torch.randn(3, 4, device=device), []
         for run in (play, function):
@@ -104,4 +104,4 @@ def test_a_recording_sets_the_gradients_that_its_function_sets(device):
 
 
 def test_on_the_cpu_a_function_stays_what_it_is():
-    assert recorded(max, torch.device("cpu")) is max
+    assert captured(max, torch.device("cpu")) is max

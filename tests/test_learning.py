@@ -1,5 +1,6 @@
 """Updates against an independent, slow implementation, and environments that only a correct learner solves."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,10 +11,12 @@ from torch import distributions as td
 from torch import nn
 
 from a2c_ppo_acktr import algo, arrays, returns
-from a2c_ppo_acktr.algo import a2c, base, ppo
+from a2c_ppo_acktr.algo import ppo
 from a2c_ppo_acktr.envs import make_vec_envs
-from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
-from a2c_ppo_acktr.model import policy as model
+from a2c_ppo_acktr.fast.actor_critic import ppo_slopes
+from a2c_ppo_acktr.fast.policy import Evaluated
+from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.model.policy import Evaluation
 from a2c_ppo_acktr.returns import normalize
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage import rollout as storage_module
@@ -197,13 +200,16 @@ def test_the_update_through_torch_as_on_a_gpu_is_that_through_numpy(name, config
     for library in ("numpy", "torch"):
         algorithm, storage = collected(name, **config)
         if library == "torch":
-            algorithm.policy.fused = None
-            for module in (a2c, arrays, base, model, ppo, returns, storage_module):
+            plain = algo.make(name, dataclasses.replace(algorithm.config, fast=False), algorithm.spaces)
+            plain.load_state_dict(algorithm.state_dict())
+            algorithm = plain
+            for module in (arrays, returns, storage_module):
                 monkeypatch.setattr(module, "arrays", lambda *ts: (torch, [t.detach() for t in ts]), raising=False)
         torch.manual_seed(5)
         metrics = algorithm.update(storage)
         outcomes.append((algorithm.parameters.detach().clone(), {k: float(v) for k, v in metrics.items()}))
-        assert isinstance(metrics["losses/entropy"], torch.Tensor) == (library == "torch")
+        by_autograd = library == "torch" or "trust_region_delta" in config
+        assert isinstance(metrics["losses/entropy"], torch.Tensor) == by_autograd
     (parameters, metrics), (others, other_metrics) = outcomes
     torch.testing.assert_close(parameters, others, atol=1e-5, rtol=1e-3)
     assert metrics == pytest.approx(other_metrics, rel=1e-3, abs=1e-5)
@@ -233,14 +239,18 @@ def test_ppos_derivatives_are_those_of_autograd_far_inside_and_outside_the_clip_
         error = torch.max(error, (old_value + (value - old_value).clamp(-0.2, 0.2) - targets) ** 2)
     (0.7 * 0.5 * error.mean() - surrogate - config.entropy_coef * entropy.mean()).backward()
 
-    new = Evaluation(*(x.detach().numpy() for x in (value, log_prob, entropy)), backward=lambda *slopes: None)
-    none = torch.zeros(0)
+    none, leaves = torch.zeros(0), (value, log_prob, entropy)
     batch = storage_module.Batch(none, none, none, {}, {}, none, old_value, old_log_prob, targets, advantages)
-    slopes, metrics = algorithm.loss(new, batch)
-    for slope, leaf in zip(slopes, (value, log_prob, entropy), strict=True):
+    loss, metrics = algorithm.loss(Evaluation(*leaves, distribution=None, predictions={}), batch)
+    defined = torch.autograd.grad(loss, leaves)
+    new = Evaluated(*(leaf.detach().numpy() for leaf in leaves), backward=lambda *slopes: None)
+    slopes, found = ppo_slopes(algorithm, new, batch)
+    for slope, ours, leaf in zip(slopes, defined, leaves, strict=True):
+        torch.testing.assert_close(ours, leaf.grad, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(slope, leaf.grad, rtol=1e-9, atol=1e-12)
-    assert metrics["losses/value_loss"] == pytest.approx(0.5 * error.mean().item())
-    assert metrics["losses/policy_loss"] == pytest.approx(-surrogate.item())
+    for values in (metrics, found):
+        assert float(values["losses/value_loss"]) == pytest.approx(0.5 * error.mean().item())
+        assert float(values["losses/policy_loss"]) == pytest.approx(-surrogate.item())
     assert (np.abs(slopes[1]) == 0).mean() > 0.1
     assert not clip_value_loss or (slopes[0] == 0).mean() > 0.1
 

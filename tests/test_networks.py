@@ -7,7 +7,9 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2c_ppo_acktr.algo.base import ActorCriticConfig, make_policy
+from a2c_ppo_acktr.algo.actor_critic import ActorCriticConfig, make_policy
+from a2c_ppo_acktr.arrays import flatten_parameters
+from a2c_ppo_acktr.fast.graphs import can_be_captured
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.model import encoders
 from a2c_ppo_acktr.model.bases import FlexBase
@@ -43,7 +45,7 @@ class Waiting(FlexBase):
 
 
 @pytest.mark.parametrize(
-    ("base", "recurrent", "recordable"),
+    ("base", "recurrent", "capturable"),
     [
         (None, False, True),
         ("FlexBase", False, True),
@@ -51,9 +53,9 @@ class Waiting(FlexBase):
         ("tests.test_networks:Waiting", False, False),
     ],
 )
-def test_only_feed_forward_networks_of_ours_are_recorded_on_a_gpu(base, recurrent, recordable):
+def test_only_feed_forward_networks_of_ours_are_captured_on_a_gpu(base, recurrent, capturable):
     space = spaces.Box(-1, 1, (4,))
-    assert build(space, spaces.Discrete(2), recurrent=recurrent, base=base).recordable == recordable
+    assert can_be_captured(build(space, spaces.Discrete(2), recurrent=recurrent, base=base)) == capturable
 
 
 def test_only_bytes_are_divided_by_255():
@@ -156,9 +158,9 @@ def test_bfloat16_rounds_the_convolutions_and_nothing_else():
     (value, *_), (other_value, other_head, *_) = exact(*arguments), rounded(*arguments)
     assert other_value.dtype == other_head.log_probs.dtype == torch.float32
     assert 0 < (value - other_value).abs().max() < 0.03 * value.abs().max()
-    rounded.flatten()
-    ones = [np.ones(5, np.float32)] * 3
-    rounded.evaluate_actions(*arguments, torch.zeros(5, dtype=torch.long)).backward(*ones, None)
+    flatten_parameters(rounded)
+    new = rounded.evaluate_actions(*arguments, torch.zeros(5, dtype=torch.long))
+    (new.value + new.log_prob + new.entropy).sum().backward()
     assert all(parameter.grad.dtype == torch.float32 and parameter.grad.any() for parameter in rounded.parameters())
 
 
@@ -172,7 +174,7 @@ def test_bfloat16_without_images_is_refused():
 def test_flattened_kernels_lie_channels_last_and_keep_their_values():
     policy = build(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(3))
     before = [parameter.detach().clone() for parameter in policy.parameters()]
-    policy.flatten()
+    flatten_parameters(policy)
     for parameter, values in zip(policy.parameters(), before, strict=True):
         assert torch.equal(parameter, values)
         if parameter.dim() == 4:

@@ -6,7 +6,19 @@ import torch
 
 from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.algo.iqn import ImplicitNetwork
-from tests.q_learning import ONLINE, TARGET, VECTOR, act, make, set_table, transitions
+from tests.q_learning import (
+    ONLINE,
+    TARGET,
+    VECTOR,
+    WAYS,
+    act,
+    learned,
+    losses_of,
+    make,
+    set_table,
+    transitions,
+    values,
+)
 from tests.test_distributional import slow_quantile_huber
 
 MODES = [[[0.3, 0.3, 0.4], [1e-12, 0.6, 0.4]]]
@@ -14,18 +26,19 @@ MODES = [[[0.3, 0.3, 0.4], [1e-12, 0.6, 0.4]]]
 
 
 def c51(double=False):
-    algorithm = make("c51", v_min=-10.0, v_max=10.0, num_atoms=3, double=double)
+    algorithm = make("c51", v_min=-10.0, v_max=10.0, num_atoms=3, double=double, max_grad_norm=1e9)
     set_table(algorithm.policy, np.log(np.array(MODES * 3)))
     set_table(algorithm.target, np.log(np.array(MODES * 3)))
     return algorithm
 
 
-def test_c51s_value_is_the_mean_of_its_atoms_and_decides_by_it():
+@WAYS
+def test_c51s_value_is_the_mean_of_its_atoms_and_decides_by_it(way):
     algorithm = c51()
     obs = torch.tensor([0, 1, 2])
-    np.testing.assert_allclose(algorithm.values(algorithm.policy, obs), [[1.0, 4.0]] * 3, rtol=1e-5)
+    np.testing.assert_allclose(values(algorithm, algorithm.policy, obs), [[1.0, 4.0]] * 3, rtol=1e-5)
     assert act(algorithm, obs, explore=False).tolist() == [1, 1, 1]
-    found = algorithm.loss(transitions([0], [0], [0.0], [0.5], [1]))
+    found = learned(algorithm, transitions([0], [0], [0.0], [0.5], [1]), way)
     target = np.array([0.0, 0.8, 0.2])  # of the second action: atoms -5, 0, 5
     np.testing.assert_allclose(found.slopes[0], [MODES[0][0] - target, [0, 0, 0]], atol=1e-6)
     divergence = 0.8 * np.log(0.8 / 0.3) + 0.2 * np.log(0.2 / 0.4)
@@ -34,17 +47,19 @@ def test_c51s_value_is_the_mean_of_its_atoms_and_decides_by_it():
     np.testing.assert_allclose(found.values, [1.0], rtol=1e-5)
 
 
-def test_c51s_double_target_is_the_target_networks_distribution_of_the_online_networks_choice():
+@WAYS
+def test_c51s_double_target_is_the_target_networks_distribution_of_the_online_networks_choice(way):
     for double, action in ((False, 1), (True, 0)):
         algorithm = c51(double)
         set_table(algorithm.policy, np.log(np.array([[MODES[0][1], MODES[0][0]]] * 3)))
-        found = algorithm.loss(transitions([0], [0], [0.0], [1.0], [1]))
+        found = learned(algorithm, transitions([0], [0], [0.0], [1.0], [1]), way)
         np.testing.assert_allclose(found.slopes[0, 0], np.array(MODES[0][1]) - MODES[0][action], atol=1e-6)
 
 
-def test_c51_has_nothing_to_learn_from_a_perfect_prediction():
+@WAYS
+def test_c51_has_nothing_to_learn_from_a_perfect_prediction(way):
     algorithm = c51()
-    found = algorithm.loss(transitions([0, 0], [1, 1], [0.0, 0.0], [1.0, 1.0], [1, 2]))
+    found = learned(algorithm, transitions([0, 0], [1, 1], [0.0, 0.0], [1.0, 1.0], [1, 2]), way)
     np.testing.assert_allclose(found.losses, [0, 0], atol=1e-6)
     np.testing.assert_allclose(found.slopes, 0, atol=1e-6)
 
@@ -53,16 +68,17 @@ QUANTILES = [[[0.0, 5.0, 5.0], [0.0, 0.0, 30.0]]]
 """The second action has the larger mean, the first the larger median."""
 
 
+@WAYS
 @pytest.mark.parametrize(("double", "following"), [(False, [0.0, 0.0, 30.0]), (True, [0.0, 5.0, 5.0])])
-def test_qr_dqn_decides_by_the_mean_of_its_quantiles(double, following):
+def test_qr_dqn_decides_by_the_mean_of_its_quantiles(double, following, way):
     algorithm = make("qr_dqn", num_quantiles=3, double=double)
     for network in (algorithm.policy, algorithm.target):
         set_table(network, QUANTILES * 3)
     obs = torch.tensor([0, 1])
-    np.testing.assert_allclose(algorithm.values(algorithm.policy, obs), [[10 / 3, 10.0]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(values(algorithm, algorithm.policy, obs), [[10 / 3, 10.0]] * 2, rtol=1e-6)
     assert act(algorithm, obs, explore=False).tolist() == [1, 1]
     set_table(algorithm.policy, [QUANTILES[0], [[9.0, 9.0, 9.0], [0.0, 0.0, 0.0]], QUANTILES[0]])
-    found = algorithm.loss(transitions([0], [0], [1.0], [0.5], [1]))
+    found = learned(algorithm, transitions([0], [0], [1.0], [0.5], [1]), way)
     targets = 1 + 0.5 * torch.tensor([following])
     expected = slow_quantile_huber(torch.tensor([QUANTILES[0][0]]), targets, torch.tensor([1 / 6, 0.5, 5 / 6]), 1.0)
     np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
@@ -82,34 +98,35 @@ def iqn(**config):
 
 def test_iqns_quantiles_change_with_the_fractions_and_its_values_are_their_even_mean():
     algorithm, obs = iqn(num_acting_fractions=5), torch.tensor([0, 1])
-    quantiles = algorithm.policy.quantiles(obs, torch.tensor([0.0, 0.5, 1.0])).detach()
+    quantiles = algorithm.policy.quantiles(obs, torch.tensor([[0.0, 0.5, 1.0]] * 2)).detach()
     table = torch.tensor(ONLINE)[:2, :, 0]
-    torch.testing.assert_close(quantiles, torch.stack([2 * table, table, 0 * table], 1), atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(algorithm.values(algorithm.policy, obs), table, rtol=1e-5)
+    torch.testing.assert_close(quantiles, torch.stack([2 * table, table, 0 * table], 2), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(values(algorithm, algorithm.policy, obs), table, rtol=1e-5)
     torch.manual_seed(9)
-    assert np.array_equal(algorithm.values(algorithm.policy, obs), algorithm.values(algorithm.policy, obs))
+    assert torch.equal(values(algorithm, algorithm.policy, obs), values(algorithm, algorithm.policy, obs))
 
 
 @pytest.mark.parametrize(("double", "next_value"), [(False, 20.0), (True, 10.0)])
 def test_iqn_learns_at_fresh_random_fractions(double, next_value, monkeypatch):
-    algorithm, asked = iqn(double=double, num_fractions=3, num_target_fractions=4), []
+    algorithm, asked = iqn(double=double, num_fractions=3, num_target_fractions=4), {True: [], False: []}
     original = ImplicitNetwork.quantiles
 
     def quantiles(network, obs, fractions):
-        if fractions.dim() == 2:
-            asked.append(fractions)
+        asked[network is algorithm.policy].append(fractions)
         return original(network, obs, fractions)
 
     monkeypatch.setattr(ImplicitNetwork, "quantiles", quantiles)
     batch = transitions([0, 0], [1, 1], [1.0, 1.0], [0.5, 0.5], [1, 1])
     for _ in range(2):
-        found = algorithm.loss(batch)
-        own, other = asked[-2:]
+        losses, found = losses_of(algorithm, batch)
+        own, other = asked[True][-1], asked[False][-1]
         targets = 1 + 0.5 * next_value * (1 + (torch.pi * other).cos())
         expected = slow_quantile_huber(2 * (1 + (torch.pi * own).cos()), targets, own, 1.0)
-        np.testing.assert_allclose(found.losses, expected, rtol=1e-4)
-    assert [tuple(fractions.shape) for fractions in asked] == [(2, 3), (2, 4)] * 2
-    drawn = torch.cat([fractions.flatten() for fractions in asked])
+        np.testing.assert_allclose(losses, expected, rtol=1e-4)
+        np.testing.assert_allclose(found.priorities.detach(), expected, rtol=1e-4)
+    for by, num in ((True, 3), (False, 4)):
+        assert [tuple(fractions.shape) for fractions in asked[by]] == [(2, num)] * 2
+    drawn = torch.cat([fractions.flatten() for fractions in asked[True] + asked[False]])
     assert len(drawn.unique()) == len(drawn) == 28
     assert ((drawn >= 0) & (drawn < 1)).all()
 
@@ -120,7 +137,7 @@ def test_rainbow_has_all_its_parts():
     assert config.double
     assert algorithm.policy.value is not None
     assert algorithm.policy.noisy_layers
-    assert algorithm.num_outputs == config.num_atoms
+    assert algorithm.td.num_outputs == algorithm.policy.num_outputs == config.num_atoms
     assert storage.n_step == 3
     assert storage.alpha == 0.5
     assert storage.tree is not None

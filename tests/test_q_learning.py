@@ -6,7 +6,7 @@ import torch
 
 import main
 from a2c_ppo_acktr import algo, arguments
-from tests.q_learning import EVERY, act
+from tests.q_learning import EVERY, act, values
 
 
 def train(name, env_id, monkeypatch, tmp_path, flags=""):
@@ -27,7 +27,7 @@ def train(name, env_id, monkeypatch, tmp_path, flags=""):
 
 
 def values_at(algorithm, *observation):
-    return algorithm.values(algorithm.policy, torch.tensor([observation], dtype=torch.float32))[0]
+    return values(algorithm, algorithm.policy, torch.tensor([observation], dtype=torch.float32))[0]
 
 
 @EVERY

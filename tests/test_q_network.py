@@ -10,8 +10,11 @@ from gymnasium import spaces
 from stable_baselines3.dqn.policies import CnnPolicy
 from torch import nn
 
+from a2c_ppo_acktr import fast
 from a2c_ppo_acktr.algo.iqn import ImplicitNetwork
-from a2c_ppo_acktr.model.layers import IDENTITY, MLP, RELU
+from a2c_ppo_acktr.arrays import flatten_parameters
+from a2c_ppo_acktr.fast.q_learning import NumpyQNetwork, _Network
+from a2c_ppo_acktr.model.layers import MLP
 from a2c_ppo_acktr.model.q_network import NoisyLinear, QNetwork
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
@@ -36,8 +39,15 @@ def by_modules(network):
     """A twin that calls its layers one by one."""
     twin = copy.deepcopy(network)
     for mlp in (module for module in twin.modules() if isinstance(module, MLP)):
-        mlp.written_out = False
+        mlp.kernel = None
     return twin
+
+
+def as_learned(network):
+    """The network as it is learned from on the CPU: flattened, and written out where it fits."""
+    flat = flatten_parameters(network)
+    fast.attach_q_networks(network)
+    return NumpyQNetwork(network) if NumpyQNetwork.fits(network) else _Network(network, flat)
 
 
 def gradients(network):
@@ -53,7 +63,7 @@ def assert_same_gradients(network, twin):
 def test_flat_parameters_are_the_networks_own_and_not_counted_twice(space):
     network = make(space)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    flat = network.flatten()
+    flat = flatten_parameters(network)
     assert network.state_dict().keys() == before.keys()
     assert sum(parameter.numel() for parameter in network.parameters()) == flat.numel()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -63,25 +73,29 @@ def test_flat_parameters_are_the_networks_own_and_not_counted_twice(space):
 
 def test_frozen_parameters_are_found_in_the_flat_vector():
     network = make()
-    flat = network.flatten()
+    flat = flatten_parameters(network)
     network.freeze({"torso.0.weight"})
     flat.data[network.frozen] = 7.0
     assert (network.torso[0].weight == 7).all()
     assert (flat.data == 7).sum() == network.torso[0].weight.numel()
 
 
-def assert_evaluates_as_autograd(network, obs):
-    twin = by_modules(network)
-    network.flatten()
+def assert_evaluates_as_autograd(network, obs, written_out):
+    twin, learned = by_modules(network), as_learned(network)
+    assert isinstance(learned, NumpyQNetwork) == written_out
     expected = twin(obs)
     slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     expected.backward(slope)
     for _ in range(2):  # the second time must not add to the first
-        outputs, backward = network.evaluate(obs)
+        outputs, backward = learned.forward(obs)
         backward(slope.numpy())
         np.testing.assert_allclose(outputs, expected.detach(), atol=1e-6)
-        np.testing.assert_allclose(network.outputs(obs), expected.detach(), atol=1e-6)
         assert_same_gradients(network, twin)
+    network.zero_grad(set_to_none=False)
+    outputs = network(obs)  # by autograd, through what `fast` attached
+    outputs.backward(slope)
+    torch.testing.assert_close(outputs, expected, atol=1e-6, rtol=0)
+    assert_same_gradients(network, twin)
 
 
 @pytest.mark.parametrize("dueling", [False, True])
@@ -91,21 +105,22 @@ def assert_evaluates_as_autograd(network, obs):
 def test_outputs_and_gradients_are_those_of_torch_modules(dueling, noisy, hidden, outputs):
     network = make(outputs=outputs, hidden=hidden, dueling=dueling, noisy=noisy)
     network.draw_noise()
-    assert_evaluates_as_autograd(network, observations(VECTOR))
+    assert_evaluates_as_autograd(network, observations(VECTOR), written_out=not noisy)
 
 
 @pytest.mark.parametrize("space", [NESTED, spaces.Box(0, 255, (2, 10, 10), np.uint8), spaces.Discrete(4)])
 def test_other_observations_learn_through_the_same_calls(space):
-    assert_evaluates_as_autograd(make(space, hidden=(8,), dueling=True), observations(space))
+    network = make(space, hidden=(8,), dueling=True)
+    assert_evaluates_as_autograd(network, observations(space), written_out=isinstance(space, spaces.Discrete))
 
 
 def test_every_part_of_a_nested_observation_counts():
     network, obs = make(NESTED), observations(NESTED)
-    network.flatten()
-    before = network.outputs(obs)
+    learned = as_learned(network)
+    before, _ = learned.forward(obs)
     assert before.shape == (5, 3, 2)
     for key, leaf in obs.items():
-        changed = network.outputs(obs | {key: leaf.roll(1, 0)})
+        changed, _ = learned.forward(obs | {key: leaf.roll(1, 0)})
         assert np.abs(changed - before).max() > 1e-4, key
 
 
@@ -121,29 +136,37 @@ def with_heads(advantages, values):
 @pytest.mark.parametrize("flat", [False, True])
 def test_dueling_is_value_plus_advantage_minus_the_mean_over_actions(flat):
     network = with_heads([[1.0, 2.0], [3.0, 4.0], [8.0, 9.0]], [10.0, 20.0])
-    if flat:
-        network.flatten()
     expected = torch.tensor([[7.0, 17.0], [9.0, 19.0], [14.0, 24.0]]).expand(5, 3, 2)
+    if flat:
+        outputs, _ = as_learned(network).forward(observations(VECTOR))
+        np.testing.assert_allclose(outputs, expected, rtol=1e-6)
     torch.testing.assert_close(network(observations(VECTOR)), expected)
-    np.testing.assert_allclose(network.outputs(observations(VECTOR)), expected, rtol=1e-6)
 
 
-def test_the_gradient_of_one_action_reaches_all_advantages_and_the_value():
+@pytest.mark.parametrize("written_out", [False, True])
+def test_the_gradient_of_one_action_reaches_all_advantages_and_the_value(written_out):
     network = with_heads([[0.0], [0.0], [0.0]], [0.0])
-    network.flatten()
     slope = np.zeros((5, 3, 1), np.float32)
     slope[1, 0, 0] = 3.0
-    network.evaluate(observations(VECTOR)).backward(slope)
+    if written_out:
+        _, backward = as_learned(network).forward(observations(VECTOR))
+        backward(slope)
+    else:
+        network(observations(VECTOR)).backward(torch.from_numpy(slope))
     torch.testing.assert_close(network.advantage[-2].bias.grad, torch.tensor([2.0, -1.0, -1.0]))
     torch.testing.assert_close(network.value[-2].bias.grad, torch.tensor([3.0]))
 
 
+@pytest.mark.parametrize("written_out", [False, True])
 @pytest.mark.parametrize("x_learns", [False, True])
 @pytest.mark.parametrize("lead", [(5,), (2, 3)])
 @pytest.mark.parametrize("sizes", [(4, 3), (4, 7, 6, 3)])
-def test_relu_layers_written_out_are_those_of_torch(sizes, lead, x_learns):
+def test_relu_layers_written_out_are_those_of_torch(sizes, lead, x_learns, written_out):
     torch.manual_seed(0)
-    mlp = MLP(*sizes, activation=RELU, last=IDENTITY)
+    mlp = MLP(*sizes, activation=nn.ReLU, last=nn.Identity)
+    if written_out:
+        fast.attach(mlp)
+    assert (mlp.kernel is not None) == written_out
     modules = [copy.deepcopy(module) for module in mlp]
     twin = nn.Sequential(*(nn.ReLU() if isinstance(module, nn.ReLU) else module for module in modules))
     assert sum(isinstance(module, nn.ReLU) for module in twin) == len(sizes) - 2
@@ -159,8 +182,10 @@ def test_relu_layers_written_out_are_those_of_torch(sizes, lead, x_learns):
 
 
 def test_layers_of_one_size_are_none_and_change_nothing():
-    x = torch.randn(2, 4)
-    assert torch.equal(MLP(4, activation=RELU)(x), x)
+    x, mlp = torch.randn(2, 4), MLP(4, activation=nn.ReLU)
+    assert torch.equal(mlp(x), x)
+    fast.attach(nn.Sequential(nn.Linear(1, 1), mlp))
+    assert torch.equal(mlp(x), x)
 
 
 def explicit(layer, x):
@@ -242,9 +267,12 @@ def test_bytes_of_images_are_divided_by_255(shape):
     space = spaces.Box(0, 255, shape, np.uint8)
     network = make(space, outputs=1)
     pictures = observations(space, 2)
-    network.flatten()
-    np.testing.assert_allclose(network.outputs(pictures), network.outputs(pictures.float() / 255), atol=1e-6)
-    assert np.abs(network.outputs(pictures) - network.outputs(pictures // 2)).max() > 1e-4
+    learned = as_learned(network)
+    outputs, of_floats, of_halves = (
+        learned.forward(given)[0] for given in (pictures, pictures.float() / 255, pictures // 2)
+    )
+    np.testing.assert_allclose(outputs, of_floats, atol=1e-6)
+    assert np.abs(outputs - of_halves).max() > 1e-4
 
 
 def test_the_network_of_screens_has_as_many_parameters_as_stable_baselines3s():
@@ -269,14 +297,15 @@ def test_layers_begin_as_those_of_torch():
 def test_implicit_quantiles_and_their_gradients_are_those_of_torch_modules(space):
     network, obs = make(space, outputs=1, kind=ImplicitNetwork, dueling=True), observations(space)
     twin, fractions = by_modules(network), torch.rand(5, 7)
-    network.flatten()
-    outputs, backward = network.by_autograd(network.quantiles(obs, fractions))
-    assert outputs.shape == (5, 7, 3)
+    as_learned(network)
+    assert (network.embedding.kernel is not None) == (space is VECTOR)
+    outputs = network.quantiles(obs, fractions)
+    assert outputs.shape == (5, 3, 7)
     expected = twin.quantiles(obs, fractions)
-    slope = torch.randn(5, 7, 3)
+    slope = torch.randn(5, 3, 7)
     expected.backward(slope)
-    backward(slope.numpy())
-    np.testing.assert_allclose(outputs, expected.detach(), atol=1e-6)
+    outputs.backward(slope)
+    np.testing.assert_allclose(outputs.detach(), expected.detach(), atol=1e-6)
     assert_same_gradients(network, twin)
 
 
@@ -285,6 +314,12 @@ def test_implicit_quantiles_are_the_papers_product_of_features_and_cosines():
     cosines = torch.tensor([math.cos(math.pi * i * tau) for i in range(64)])
     linear = network.embedding[0]
     embedded = (linear.weight @ cosines + linear.bias).relu()
-    expected = network.head(network.features(obs) * embedded)[..., 0]
-    torch.testing.assert_close(network.quantiles(obs, torch.full((5, 1), tau))[:, 0], expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(network.quantiles(obs, torch.tensor([0.9, tau]))[:, 1], expected, atol=1e-5, rtol=1e-4)
+    expected = QNetwork.head(network, network.features(obs) * embedded)[..., 0]
+    for fractions in (torch.full((5, 1), tau), torch.tensor([[0.9, tau]] * 5)):
+        torch.testing.assert_close(network.quantiles(obs, fractions)[..., -1], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_without_fractions_implicit_quantiles_are_those_at_even_ones():
+    network, obs = make(outputs=4, kind=ImplicitNetwork), observations(VECTOR)
+    fractions = torch.tensor([[0.125, 0.375, 0.625, 0.875]] * 5)
+    torch.testing.assert_close(network(obs), network.quantiles(obs, fractions))

@@ -11,11 +11,12 @@ from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.utils import UsageError
-from tests.q_learning import EVERY, VECTOR, make, transitions
+from tests.q_learning import EVERY, VECTOR, WAYS, make, transitions
 
 
+@WAYS
 @EVERY
-def test_bfloat16_rounds_the_convolutions_of_both_networks(name):
+def test_bfloat16_rounds_the_convolutions_of_both_networks(name, way):
     screens = EnvSpaces(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(3), {})
     exact, rounded = (make(name, screens, hidden_size=[8], bfloat16=bfloat16) for bfloat16 in (False, True))
     obs = torch.randint(0, 255, (5, 4, 84, 84), dtype=torch.uint8)
@@ -26,7 +27,7 @@ def test_bfloat16_rounds_the_convolutions_of_both_networks(name):
     batch = transitions(obs, [0, 1, 2, 0, 1], torch.linspace(-1, 1, 5), 5 * [0.9], obs.flip(0))
     for algorithm in (exact, rounded):
         torch.manual_seed(1)  # the noise and the fractions
-        algorithm.gradient(batch._replace(rows=None))
+        getattr(algorithm, way)(batch._replace(rows=None))
     gradients = exact.parameters.grad, rounded.parameters.grad
     assert functional.cosine_similarity(*gradients, dim=0) > 0.99
     assert not torch.equal(*gradients)
@@ -40,7 +41,7 @@ def test_on_pixels_epsilon_does_not_hide_the_gradients_of_the_first_steps():
     algorithm = algo.make("dqn", config, envs.spaces)
     storage = algorithm.make_storage(500, 1)
     algorithm.make_collector(envs, storage).collect()
-    algorithm.gradient(storage.sample(32, 0.0)._replace(rows=None))
+    algorithm.set_gradient(storage.sample(32, 0.0)._replace(rows=None))
     sizes = [parameter.grad.square().mean().sqrt() for parameter in algorithm.policy.parameters()]
     assert min(sizes) > 20 * config.eps
 

@@ -14,6 +14,8 @@ from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage.sequences import Sequences
 from a2c_ppo_acktr.utils import UsageError
+from tests.q_learning import losses_of, target_parameters
+from tests.test_q_network import by_modules
 
 VECTOR = EnvSpaces(spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2), {})
 PICTURE = "MinAtar/Breakout-v1"
@@ -32,14 +34,14 @@ def played(steps, env_id="CartPole-v1", num_envs=3, **config):
     algorithm = make(envs.spaces, epsilon_base=0.9, epsilon_power=0.0, **config)
     storage = algorithm.make_storage(1, num_envs)
     stepper = algorithm.make_collector(envs, storage).stepper
-    original, seen, acted_by = algorithm.perceive, [], [[] for _ in range(num_envs)]
+    original, seen, acted_by = algorithm.policy.head, [], [[] for _ in range(num_envs)]
 
-    def perceive(obs, carry, masks):
-        result = original(obs, carry, masks)
-        seen.append(result[0])
-        return result
+    def head(features):
+        outputs = original(features)
+        seen.append(algorithm.td.values(outputs))
+        return outputs
 
-    algorithm.perceive = perceive
+    algorithm.policy.head = head
     for _ in range(steps):
         step, _ = stepper.step(explore=True)
         storage.insert(step)
@@ -47,6 +49,8 @@ def played(steps, env_id="CartPole-v1", num_envs=3, **config):
             acted_by[env].append(seen[-1][env])
         for env in step.ended.indices.tolist() if step.ended is not None else []:
             acted_by[env].append(None)  # the slot of the final observation
+    assert len(seen) == steps
+    del algorithm.policy.head
     return algorithm, storage, acted_by
 
 
@@ -66,7 +70,7 @@ def test_after_the_burn_in_replay_gives_the_values_that_were_acted_by(env_id, co
             expected = acted_by[env][begin + burn_in + place]
             assert batch.acted[place, row] == (expected is not None)
             if expected is not None:
-                torch.testing.assert_close(values[row, place], torch.as_tensor(expected), atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(values[row, place], expected, atol=1e-5, rtol=1e-4)
                 compared += 1
                 resets += int(batch.masks[burn_in + place, row] == 0)
     assert compared > 150
@@ -88,10 +92,13 @@ def unscale(y):
     return low
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize(("double", "rescaled"), [(True, True), (False, True), (True, False)])
-def test_the_loss_is_that_of_a_loop_over_single_steps(double, rescaled):
-    algorithm, storage, _ = played(90, double=double, rescale_values=rescaled)
-    algorithm.target_parameters.data += 0.1 * torch.randn_like(algorithm.target_parameters)
+def test_the_loss_is_that_of_a_loop_over_single_steps(double, rescaled, fast):
+    algorithm, storage, _ = played(90, double=double, rescale_values=rescaled, max_grad_norm=1e9, fast=fast)
+    assert (algorithm.policy.core.kernel is not None) == fast
+    target_parameters(algorithm).add_(0.1 * torch.randn_like(algorithm.parameters.data))
+    policy, target = by_modules(algorithm.policy), by_modules(algorithm.target)
     batch = storage.sample(12)
     assert not batch.acted.all()
     assert (batch.discounts == 0).any()
@@ -107,9 +114,9 @@ def test_the_loss_is_that_of_a_loop_over_single_steps(double, rescaled):
             previous = torch.cat([action, batch.rewards[t, row][None]])[None].float()
         return found
 
-    losses, priorities = [], []
+    losses, priorities, learned = [], [], []
     for row in range(12):
-        own, other = values(algorithm.policy, row), [v.detach() for v in values(algorithm.target, row)]
+        own, other = values(policy, row), [v.detach() for v in values(target, row)]
         errors = []
         for place in range(6):
             if not batch.acted[place, row]:
@@ -117,21 +124,25 @@ def test_the_loss_is_that_of_a_loop_over_single_steps(double, rescaled):
             end = batch.ends[place, row]
             best = (own if double else other)[end].argmax()
             value, reward = float(other[end][best]), float(batch.returns[place, row])
-            target = reward + float(batch.discounts[place, row]) * (unscale(value) if rescaled else value)
-            target = rescale(target) if rescaled else target
-            errors.append(own[3 + place][batch.actions[3 + place, row]] - target)
+            goal = reward + float(batch.discounts[place, row]) * (unscale(value) if rescaled else value)
+            goal = rescale(goal) if rescaled else goal
+            learned.append(own[3 + place][batch.actions[3 + place, row]])
+            errors.append(learned[-1] - goal)
         errors = torch.stack(errors)
         losses.append(0.5 * (errors**2).sum() / 6)
         priorities.append(0.9 * errors.abs().max() + 0.1 * errors.abs().mean())
     expected = torch.stack(losses)
-    slow = torch.autograd.grad(expected.sum(), list(algorithm.policy.parameters()))
-    found = algorithm.loss(batch)
-    np.testing.assert_allclose(found.losses, expected.detach(), rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(found.priorities, torch.stack(priorities).detach(), rtol=1e-3, atol=1e-4)
-    assert len(found.values) == batch.acted.sum()
-    found.backward(found.slopes)
+    slow = torch.autograd.grad(expected.sum(), list(policy.parameters()))
+    of_rows, found = losses_of(algorithm, batch)
+    np.testing.assert_allclose(of_rows, expected.detach(), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.priorities.detach(), torch.stack(priorities).detach(), rtol=1e-3, atol=1e-4)
+    assert len(learned) == batch.acted.sum()
+    for tag, value in (("q_mean", torch.stack(learned).mean()), ("q_max", torch.stack(learned).max())):
+        assert found.metrics[f"losses/{tag}"].item() == pytest.approx(value.item(), rel=1e-3, abs=1e-5)
+    assert (batch.weights == 1).all()
+    algorithm.set_gradient(batch)
     for parameter, gradient in zip(algorithm.policy.parameters(), slow, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(12 * parameter.grad, gradient, atol=1e-4, rtol=1e-3)
 
 
 def test_sequences_are_weighted_and_their_priorities_given_back():
@@ -140,11 +151,11 @@ def test_sequences_are_weighted_and_their_priorities_given_back():
     given = []
     storage.sample = lambda size, beta: batch
     storage.update_priorities = lambda rows, priorities: given.append((rows, priorities))
-    expected = algorithm.loss(batch)
-    metrics = algorithm.learn(storage)
-    assert float(metrics["losses/value_loss"]) == pytest.approx(expected.losses[0] / 4, rel=1e-5)
+    losses, expected = losses_of(algorithm, batch)
+    metrics = algorithm.gradient_step(storage)
+    assert float(metrics["losses/value_loss"]) == pytest.approx(losses[0].item() / 4, rel=1e-5)
     np.testing.assert_array_equal(given[0][0], batch.rows)
-    np.testing.assert_allclose(given[0][1], expected.priorities, rtol=1e-6)
+    np.testing.assert_allclose(given[0][1], expected.priorities.detach(), rtol=1e-6)
 
 
 def test_what_an_episodes_first_step_is_told_of_the_one_before_is_nothing():
@@ -164,21 +175,30 @@ def test_the_carry_holds_what_was_done_and_what_it_gave():
     assert carries[:, 2].tolist() == storage.slots.rewards[rows].tolist() == [1.0, 1.0]
 
 
+def epsilons(algorithm, num_envs):
+    return algorithm.exploration.of_each(algorithm.epsilon, num_envs)
+
+
 def test_every_environment_explores_by_its_own_epsilon():
     algorithm = make(epsilon_base=0.4, epsilon_power=7.0)
-    np.testing.assert_allclose(algorithm.epsilons(8), 0.4 ** np.arange(1.0, 9.0))
-    np.testing.assert_allclose(algorithm.epsilons(1), [0.4**4.5])
-    assert make(noisy=True).epsilons(3).tolist() == [0, 0, 0]
-    assert make(noisy=True, noisy_epsilon=0.1).epsilons(2).tolist() == [0.1, 0.1]
+    for _ in range(2):  # whatever was scheduled
+        np.testing.assert_allclose(epsilons(algorithm, 8), 0.4 ** np.arange(1.0, 9.0))
+        np.testing.assert_allclose(epsilons(algorithm, 1), [0.4**4.5])
+        algorithm.schedule(500, 1000)
+    for noisy_epsilon in (0.0, 0.1):
+        noisy = make(noisy=True, noisy_epsilon=noisy_epsilon)
+        for num_envs in (2, 3):
+            assert epsilons(noisy, num_envs).tolist() == [noisy_epsilon] * num_envs
+            noisy.schedule(500, 1000)
     np.random.seed(0)
     obs, num = torch.randn(4, 3), 4000
     carry, masks = algorithm.initial_carry(4), torch.ones(4)
     greedy = algorithm.act(obs, carry, masks, {}, explore=False).action
     others = sum((algorithm.act(obs, carry, masks, {}, explore=True).action != greedy).numpy() for _ in range(num))
-    expected = algorithm.epsilons(4) / 2 * num  # half of the random actions are the greedy one
+    expected = epsilons(algorithm, 4) / 2 * num  # half of the random actions are the greedy one
     assert (np.abs(others - expected) < 4 * np.sqrt(expected) + 1).all()
     found = algorithm.inspect(obs, carry, masks, {}, True, lambda action: action).extras
-    np.testing.assert_allclose(found["action_probs"].amin(1), algorithm.epsilons(4) / 2)
+    np.testing.assert_allclose(found["action_probs"].amin(1), epsilons(algorithm, 4) / 2)
     assert found["actor_features"].shape == (4, 5)
 
 

@@ -17,6 +17,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from a2c_ppo_acktr.arrays import set_gradient
 from a2c_ppo_acktr.model.auxiliary import head_loss
 from a2c_ppo_acktr.spaces import to_tensor, tree_map
 from a2c_ppo_acktr.utils import UsageError
@@ -249,15 +250,13 @@ def gradient_cosines(algorithm: Any, envs: Any, num_steps: int = 128) -> pd.Data
     batch = storage.whole(recurrent=policy.carry_size > 0)
 
     def gradient(head: Any) -> torch.Tensor:
-        inputs = batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
-        new = policy.evaluate_actions(*inputs, with_graph=True)  # which the loss of a trust region reads
-        slopes, _ = algorithm.loss(new, batch)
+        new = algorithm.evaluate(batch)
         if head is None:
-            new.backward(*slopes, None)
+            loss, _ = algorithm.loss(new, batch)
         else:
-            nothing = [slope * 0.0 for slope in slopes]
-            new.backward(*nothing, head_loss(head, new.predictions[head.label], batch.targets[head.target]))
-        return policy.flat_grad.clone()
+            loss = head_loss(head, new.predictions[head.label], batch.targets[head.target])
+        set_gradient(algorithm.parameters, loss)
+        return algorithm.parameters.grad.clone()
 
     own = gradient(None)
     found = []

@@ -93,22 +93,25 @@ class Collector:
     Args:
         envs: N environments; they are reset here.
         algorithm: what acts.
-        storage: what takes the steps; `storage.num_steps` of them are collected at a time.
+        storage: what takes the steps.
     """
+
+    num_steps: int
+    """Steps that the next `collect` takes in every environment: at first the storage's."""
 
     def __init__(self, envs: Environments, algorithm: Actor, storage: Any) -> None:
         self.stepper, self.storage = Stepper(envs, algorithm), storage
-        self.num_envs, self.env_steps = envs.num_envs, 0
+        self.num_envs, self.num_steps, self.env_steps = envs.num_envs, storage.num_steps, 0
 
     @torch.inference_mode()
     def collect(self) -> list[Episode]:
         """Take `num_steps` steps in every environment; returns the episodes that finished."""
         episodes: list[Episode] = []
-        for _ in range(self.storage.num_steps):
+        for _ in range(self.num_steps):
             step, arrays = self.stepper.step(explore=True)
             self.storage.insert(step)
             episodes += finished_episodes(arrays)
-        self.env_steps += self.storage.num_steps * self.num_envs
+        self.env_steps += self.num_steps * self.num_envs
         return episodes
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,19 +16,21 @@ Deviations from the paper:
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from a2c_ppo_acktr.algo.a2c import A2C, A2CLossConfig
+from a2c_ppo_acktr.algo.a2c import A2CLossConfig, a2c_loss
+from a2c_ppo_acktr.algo.actor_critic import ActorCritic
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation
+from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.model.bases import sample_observations
-from a2c_ppo_acktr.model.layers import TanhMLP
+from a2c_ppo_acktr.model.policy import Evaluation
 from a2c_ppo_acktr.optim.kfac import KFAC, KFACConfig
+from a2c_ppo_acktr.returns import explained_variance
 from a2c_ppo_acktr.spaces import tree_map
-from a2c_ppo_acktr.storage import Batch
+from a2c_ppo_acktr.storage.rollout import Batch, RolloutStorage
 from a2c_ppo_acktr.utils import UsageError
 
 
@@ -53,7 +55,7 @@ class ACKTRConfig(KFACConfig, A2CLossConfig):
         return super().without_effect() | rmsprop | floor
 
 
-class ACKTR(A2C):
+class ACKTR(ActorCritic):
     """See the module's docstring; arguments as in `Algorithm`.
 
     Raises:
@@ -61,52 +63,56 @@ class ACKTR(A2C):
     """
 
     Config = ACKTRConfig
+    watches_layers: ClassVar[bool] = True
+    takes_upstream_flags: ClassVar[bool] = True
     config: ACKTRConfig
     optimizer: KFAC
 
     def __init__(self, spaces: EnvSpaces, config: ACKTRConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
-        self.gradient = self._gradient  # not recorded: statistics wait for a GPU
-        for module in self.policy.modules():
-            if isinstance(module, TanhMLP):
-                module.written_out = False  # K-FAC watches every layer
+        self.optimizer = KFAC(self.policy, config.lr, config)
         obs = tree_map(lambda leaf: leaf.to(device), sample_observations(spaces.observation, (2,)))
         with self.optimizer.watch():  # says now what it cannot watch later
             output = self.policy(obs, self.initial_carry(2), torch.ones(2, device=device), {})
             self.policy.auxiliary(output.layers)
 
-    def make_optimizer(self) -> KFAC:
-        """See `A2C`."""
-        return KFAC(self.policy, self.config.lr, self.config)
+    def loss(self, new: Evaluation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """That of A2C."""
+        return a2c_loss(self.config, new, batch)
 
     def evaluate(self, batch: Batch) -> Evaluation:
-        """See `A2C`."""
+        """See `ActorCritic`; K-FAC takes its statistics."""
         with self.optimizer.watch():
-            new = self.policy.evaluate_actions(
-                batch.obs, batch.carry, batch.masks, batch.signals, batch.actions, with_graph=True
-            )
+            new = super().evaluate(batch)
         if self.optimizer.statistics_due:
             self.optimizer.observe(self.sampled_log_likelihood(new))
         return new
 
-    def step(self) -> dict[str, Any]:
-        """See `A2C`."""
-        optimizer = self.optimizer
+    def update(self, storage: RolloutStorage) -> dict[str, Any]:
+        """One step on the rollout."""
+        self.prepare(storage)
+        metrics = self.gradient(self.loss, storage.whole(recurrent=False))
+        self._step()
+        return metrics | {
+            "losses/predicted_kl": self.optimizer.predicted_kl,
+            "losses/trust_region_scale": self.optimizer.scale,
+            "losses/kfac_failures": self.optimizer.failures,
+            "losses/explained_variance": explained_variance(storage.values, storage.returns),
+            "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def _step(self) -> None:
+        """Move the parameters but for the frozen ones: a layer's direction mixes the gradients of its parameters."""
         frozen = self.policy.frozen
         kept = self.parameters.detach()[frozen] if frozen is not None else None
-        optimizer.step()
+        self.optimizer.step()
         if kept is not None:
-            self.parameters.data[frozen] = kept  # a layer's direction mixes the gradients of its parameters
-        return {
-            "losses/predicted_kl": optimizer.predicted_kl,
-            "losses/trust_region_scale": optimizer.scale,
-            "losses/kfac_failures": optimizer.failures,
-        }
+            self.parameters.data[frozen] = kept
 
     def sampled_log_likelihood(self, new: Evaluation) -> Tensor:
         """Log p `[B]` of outputs drawn from the policy, its value and its auxiliary heads, up to constants."""
-        value, distribution = new.output.value, new.output.distribution
         with torch.no_grad():
-            action, sampled_value = distribution.sample(), value + torch.randn_like(value)
-        log_prob = distribution.log_prob(action) - self.config.kfac_vf_fisher_coef * (value - sampled_value).square()
+            action, sampled_value = new.distribution.sample(), new.value + torch.randn_like(new.value)
+        log_prob = new.distribution.log_prob(action)
+        log_prob = log_prob - self.config.kfac_vf_fisher_coef * (new.value - sampled_value).square()
         return log_prob + self.policy.auxiliary.sampled_log_likelihood(new.predictions, self.config.auxiliary_loss_coef)

@@ -27,24 +27,29 @@ Metrics, of an epoch:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Space
 from torch import Tensor, nn
 
-from a2c_ppo_acktr.algo.base import Algorithm, PolicyConfig, make_policy
-from a2c_ppo_acktr.arrays import arrays, clip_grad_norm
+from a2c_ppo_acktr import fast
+from a2c_ppo_acktr.algo.actor_critic import PolicyConfig, make_policy
+from a2c_ppo_acktr.algo.base import Algorithm
+from a2c_ppo_acktr.arrays import flatten_parameters, set_gradient
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations, ImitationConfig
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, LazyMetric, Tree
+from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, LazyMetric, Tree
 from a2c_ppo_acktr.model.bases import find_base
 from a2c_ppo_acktr.normalization import Normalizer
 from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.spaces import space_map, to_tensor, torch_dtype, tree_map
+from a2c_ppo_acktr.storage.rollout import RolloutStorage
 from a2c_ppo_acktr.utils import UsageError
 
+Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""Of steps `[B]` int64: a scalar with its graph, and metrics by the last part of their tags."""
 TOLERANCE = 1e-4
 """Nats by which a loss must fall to count as better."""
 EVALUATION_BATCH = 512
@@ -55,7 +60,6 @@ EVALUATION_BATCH = 512
 class BCConfig(PolicyConfig, ImitationConfig):
     """Flags of behavioral cloning."""
 
-    gamma: float = 0.99  # the environments ask for one: it scales rewards, which nothing here reads
     lr: float = flag(1e-3, "learning rate of Adam", low=0)
     eps: float = flag(1e-8, "epsilon of Adam's denominator", low=0)
     batch_size: int = flag(64, "steps per gradient step, at most", low=1)
@@ -84,29 +88,27 @@ class BCConfig(PolicyConfig, ImitationConfig):
         return reasons
 
 
-class Likelihood(NamedTuple):
-    """What a network says of the actions of B steps; arrays as of `arrays.arrays`."""
-
-    log_prob: Any
-    """[B]"""
-    entropy: Any
-    """[B]"""
-    backward: Callable[[Any], None]
-    """Given the derivatives of a loss by `log_prob`, set the gradient of the flat parameters."""
-
-
 class Fit:
     """Maximum likelihood of actions, epoch by epoch, until the loss on what is held out has stopped falling.
 
     Args:
         parameters: of the network, flat.
-        lr: learning rate.
+        optimizer: moves them.
         config: the other settings.
+        loss: the negative log-likelihood, whose metrics are `entropy`.
+        gradient: sets the gradient of that loss, clipped; metrics are `loss`, `entropy` and `grad_norm`.
     """
 
-    def __init__(self, parameters: nn.Parameter, lr: float, config: BCConfig) -> None:
-        self.parameters, self.config = parameters, config
-        self.optimizer = Adam(parameters, lr=lr, eps=config.eps)
+    def __init__(
+        self,
+        parameters: nn.Parameter,
+        optimizer: torch.optim.Optimizer,
+        config: "BCConfig",
+        loss: Loss,
+        gradient: Callable[[Tensor], dict[str, Any]],
+    ) -> None:
+        self.parameters, self.optimizer, self.config = parameters, optimizer, config
+        self.loss, self.gradient = loss, gradient
         self.begin()
 
     def begin(self) -> None:
@@ -114,39 +116,48 @@ class Fit:
         self.epochs, self.waited, self.finished = 0, 0, False
         self.best, self.best_parameters = math.inf, torch.zeros(0)
 
-    def epoch(self, evaluate: Callable[[Tensor], Likelihood], training: Tensor, held_out: Tensor) -> dict[str, Any]:
+    def epoch(self, training: Tensor, held_out: Tensor) -> dict[str, Any]:
         """Learn from every step once; `finished` says whether that was the last time.
 
         Args:
-            evaluate: gives the likelihood of the actions of steps, `[B]` int64.
             training: `[S]` int64, the steps to learn from.
             held_out: `[V]` int64, the steps that say when to stop; without them it is after `--epochs`.
 
         Returns:
             Metrics, by the last part of their tags.
         """
-        sums, config = np.zeros(3), self.config
+        config, sums = self.config, dict.fromkeys(("loss", "entropy", "grad_norm"), 0.0)
         for rows in torch.randperm(len(training)).tensor_split(math.ceil(len(training) / config.batch_size)):
-            new = evaluate(training[rows])
-            xp, (log_prob, entropy) = arrays(new.log_prob, new.entropy)
-            assert log_prob.shape == entropy.shape == rows.shape
-            new.backward(xp.full_like(log_prob, -1.0 / len(rows)))
-            grad_norm = clip_grad_norm(self.parameters, config.max_grad_norm)
+            found = self.gradient(training[rows])
             self.optimizer.step()
-            sums += [float(x) * len(rows) for x in (-log_prob.mean(), entropy.mean(), grad_norm)]
-        metrics = dict(zip(("loss", "entropy", "grad_norm"), (sums / len(training)).tolist(), strict=True))
+            sums = {name: total + float(found[name]) * len(rows) for name, total in sums.items()}
+        metrics: dict[str, Any] = {name: total / len(training) for name, total in sums.items()}
         self.epochs += 1
         if len(held_out) > 0:
-            metrics["validation_loss"] = self.compare(evaluate, held_out)
+            metrics["validation_loss"] = self.compare(held_out)
         self.finished = self.epochs >= config.epochs or self.waited >= config.patience
         if self.finished and len(self.best_parameters) > 0:
             self.parameters.data.copy_(self.best_parameters)
             metrics["validation_loss"] = self.best
         return metrics
 
-    def compare(self, evaluate: Callable[[Tensor], Likelihood], held_out: Tensor) -> float:
+    def fit(self, training: Tensor, held_out: Tensor) -> dict[str, Any]:
+        """Epochs until it has finished; the metrics of the last one.
+
+        What it began with counts among the best: else the first epoch's, better or worse, would take its place in every
+        call, and a network that has long been fitted would be fitted to its steps more and more.
+        """
+        self.begin()
+        if len(held_out) > 0:
+            self.compare(held_out)
+        metrics: dict[str, Any] = {}
+        while not self.finished:
+            metrics = self.epoch(training, held_out)
+        return metrics
+
+    def compare(self, held_out: Tensor) -> float:
         """The loss on what is held out; where it is the lowest so far, the present parameters are the best."""
-        loss = mean(lambda rows: -evaluate(rows).log_prob, held_out)
+        loss = mean(lambda rows: self.loss(rows)[0] * len(rows), held_out)
         self.waited += 1
         if loss < self.best - TOLERANCE:
             self.best, self.best_parameters, self.waited = loss, self.parameters.detach().clone(), 0
@@ -172,6 +183,7 @@ class BC(Algorithm):
 
     Config: ClassVar[type] = BCConfig
     run_defaults: ClassVar[dict[str, Any]] = {"num_steps": 0, "num_processes": 1, "eval_interval": 10}
+    transient = ("normalizer",)
     config: BCConfig
     actions: Tensor
     """[S, ...] what is cloned in each demonstrated step."""
@@ -181,18 +193,36 @@ class BC(Algorithm):
         self.policy = make_policy(spaces, config).to(device)
         if self.policy.carry_size > 0:
             raise UsageError(f"--nn-base {config.nn_base}: has a recurrent state, and steps are cloned one by one")
-        self.fit = Fit(self.policy.flatten(), config.lr, config)
-        self.optimizer = self.fit.optimizer
+        self.parameters = flatten_parameters(self.policy)
+        self.optimizer = Adam(self.parameters, lr=config.lr, eps=config.eps)
+        self.act_on, gradient = self.policy.act, self.gradient
+        if config.fast:
+            fast.attach(self.policy)
+            self.act_on, gradient = fast.accelerated(self.policy.act), fast.accelerated(self.gradient, self.loss)
+        self.fit = Fit(self.parameters, self.optimizer, config, self.loss, gradient)
         self.types = space_map(torch_dtype, spaces.observation)
 
-    def study(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
+    def loss(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See the module's docstring, over demonstrated steps `[B]`."""
+        obs, carry, masks, signals = self.inputs(rows)
+        new = self.policy.evaluate_actions(obs, carry, masks, signals, self.actions[rows.to(self.device)])
+        assert new.log_prob.shape == rows.shape
+        return -new.log_prob.mean(), {"entropy": new.entropy.mean()}
+
+    def gradient(self, rows: Tensor) -> dict[str, Any]:
+        """Set the gradient of the loss on demonstrated steps `[B]`, clipped; returns metrics."""
+        loss, metrics = self.loss(rows)
+        grad_norm = set_gradient(self.parameters, loss, self.config.max_grad_norm, self.policy.frozen)
+        return {"loss": loss.detach(), "entropy": metrics["entropy"].detach(), "grad_norm": grad_norm}
+
+    def imitate(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
         """See `Algorithm`; the normalizer's statistics become those of the demonstrations."""
-        self.study_observations(demonstrations, normalizer)
+        self.read_observations(demonstrations, normalizer)
         actions = to_tensor(demonstrations.actions, self.device)
         self.actions = within_bounds(actions, self.spaces.action) if self.spaces.clip_actions else actions
 
-    def study_observations(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
-        """The part of `study` that needs no actions."""
+    def read_observations(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
+        """The part of `imitate` that needs no actions."""
         self.demonstrations, self.normalizer = demonstrations, normalizer
         if normalizer is not None:
             normalizer.obs_rms.update(demonstrations.obs)
@@ -210,24 +240,35 @@ class BC(Algorithm):
         obs = self.seen(self.demonstrations.select(rows.numpy()).obs)
         return obs, self.initial_carry(len(rows)), torch.ones(len(rows), device=self.device), {}
 
-    def evaluate(self, rows: Tensor) -> Likelihood:
-        """What the policy says of the actions of demonstrated steps `[B]`."""
-        new = self.policy.evaluate_actions(*self.inputs(rows), self.actions[rows.to(self.device)])
-        xp, _ = arrays(new.value)
-
-        def backward(to_log_prob: Any) -> None:
-            new.backward(xp.zeros_like(new.value), to_log_prob, xp.zeros_like(new.entropy), None)
-
-        return Likelihood(new.log_prob, new.entropy, backward)
-
     def errors(self, rows: Tensor) -> Tensor:
         """How the policy's best actions differ from those of demonstrated steps `[B]` (see `imitation_error`)."""
-        mode = self.policy.act(*self.inputs(rows), deterministic=True)[1]
+        mode = self.act_on(*self.inputs(rows), deterministic=True)[1]
         return imitation_error(self.spaces.action)[1](mode, self.actions[rows.to(self.device)])
+
+    def act(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], explore: bool) -> Decision:
+        """See `Algorithm`."""
+        value, action, log_prob, carry = self.act_on(obs, carry, masks, signals, deterministic=not explore)
+        return Decision(action, carry, {"value": value, "log_prob": log_prob})
+
+    def inspect(
+        self,
+        obs: Tree,
+        carry: Tensor,
+        masks: Tensor,
+        signals: dict[str, Tree],
+        explore: bool,
+        override: Callable[[Tensor], Tensor],
+    ) -> Decision:
+        """See `Algorithm`."""
+        return Decision(*self.policy.inspect(obs, carry, masks, signals, deterministic=not explore, override=override))
+
+    def make_storage(self, num_steps: int, num_envs: int) -> RolloutStorage:
+        """See `Algorithm`; nothing comes into it."""
+        return RolloutStorage(num_steps, num_envs, self.spaces, 0, self.device)
 
     def update(self, storage: Any) -> dict[str, Any]:
         """One epoch."""
-        metrics = self.fit.epoch(self.evaluate, self.training, self.held_out)
+        metrics = self.fit.epoch(self.training, self.held_out)
         self.finished = self.fit.finished
         return self.describe(metrics)
 
@@ -241,17 +282,9 @@ class BC(Algorithm):
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
-    def schedule(self, env_steps: int, total: int) -> None:
-        """Nothing depends on environment steps."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Algorithm`."""
-        return super().state_dict() | {"fit": self.fit.state_dict()}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Algorithm`."""
         super().load_state_dict(state)
-        self.fit.load_state_dict(state["fit"])
         self.finished = self.fit.finished
 
 

@@ -36,24 +36,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from a2c_ppo_acktr.algo.bc import (
-    BC,
-    EVALUATION_BATCH,
-    BCConfig,
-    Fit,
-    Likelihood,
-    imitation_error,
-    mean,
-    within_bounds,
-)
-from a2c_ppo_acktr.arrays import arrays, flatten_parameters
+from a2c_ppo_acktr import fast
+from a2c_ppo_acktr.acting.collect import Collector
+from a2c_ppo_acktr.algo.bc import BC, EVALUATION_BATCH, BCConfig, Fit, imitation_error, mean, within_bounds
+from a2c_ppo_acktr.algo.wrapper import Wrapper
+from a2c_ppo_acktr.arrays import flatten_parameters, set_gradient
 from a2c_ppo_acktr.distributions import Distribution, make_head
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, LazyMetric, Tree
+from a2c_ppo_acktr.interfaces import Environments, EnvSpaces, LazyMetric, Tree
 from a2c_ppo_acktr.model.encoders import make_encoder
-from a2c_ppo_acktr.model.layers import MLP, RELU
+from a2c_ppo_acktr.model.layers import MLP
 from a2c_ppo_acktr.normalization import Normalizer
+from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.spaces import to_tensor
 from a2c_ppo_acktr.storage.replay import Replay
 from a2c_ppo_acktr.utils import UsageError
@@ -98,7 +93,7 @@ class InverseModel(nn.Module):
         size = self.encoder.output_size
         self.register_buffer("shift", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
-        self.layers = MLP(2 * size, *hidden_size, activation=RELU)
+        self.layers = MLP(2 * size, *hidden_size, activation=nn.ReLU)
         self.head = make_head(env_spaces.action, hidden_size[-1])
 
     def forward(self, obs: Tree, next_obs: Tree) -> Distribution:
@@ -116,8 +111,8 @@ class InverseModel(nn.Module):
         self.scale.copy_(torch.where(deviation > SMALLEST_CHANGE, 1.0 / deviation, 1.0))
 
 
-class BCO(BC):
-    """See the module's docstring; arguments as in `Algorithm`."""
+class BCO(Wrapper):
+    """See the module's docstring: behavioral cloning with actions that a model infers; arguments as in `Algorithm`."""
 
     Config = BCOConfig
     run_defaults: ClassVar[dict[str, Any]] = {
@@ -126,17 +121,25 @@ class BCO(BC):
         "num_env_steps": 10_000,
         "eval_interval": 1,
     }
+    counters = ("updates",)
+    transient = ("storage", "inverse_fit")
     config: BCOConfig
 
     def __init__(self, spaces: EnvSpaces, config: BCOConfig, device: torch.device) -> None:
-        super().__init__(spaces, config, device)
+        cloning = BC(spaces, config, device)
+        super().__init__(cloning, config)
+        self.cloning = cloning
         self.inverse = InverseModel(spaces, config.inverse_hidden_size).to(device)
         self.inverse_parameters = flatten_parameters(self.inverse)
-        self.inverse_fit = Fit(self.inverse_parameters, config.inverse_lr, config)
+        self.inverse_optimizer = Adam(self.inverse_parameters, lr=config.inverse_lr, eps=config.eps)
+        if config.fast:
+            fast.attach(self.inverse)
+        optimizer = self.inverse_optimizer
+        self.inverse_fit = Fit(self.inverse_parameters, optimizer, config, self.loss, self.gradient)
         self.updates = 0
 
-    def study(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
-        """See `BC`; actions are not read.
+    def imitate(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
+        """See `Algorithm`; actions are not read.
 
         Raises:
             UsageError: no step's next observation is known.
@@ -144,44 +147,46 @@ class BCO(BC):
         known = demonstrations.with_next()
         if len(known) == 0:
             raise UsageError(f"demonstrations {known.source}: bco needs steps whose next observation is known")
-        self.study_observations(known, normalizer)
+        self.cloning.read_observations(known, normalizer)
 
-    def make_storage(self, num_steps: int, num_envs: int) -> Any:
+    def make_storage(self, num_steps: int, num_envs: int) -> Replay:
         """The steps that the model learns from; a share of its places is held out, always the same ones."""
         config = self.config
-        self.num_steps = num_steps
         self.storage = Replay(
             config.buffer_size, num_envs, num_steps, self.spaces, device=self.device, saved=config.save_replay
         )
         self.kept_back = np.random.default_rng(0).random(len(self.storage.valid)) < config.validation
         return self.storage
 
+    def make_collector(self, envs: Environments, storage: Replay) -> Collector:
+        """See `Algorithm`."""
+        self.collector = Collector(envs, self, storage)
+        return self.collector
+
     def schedule(self, env_steps: int, total: int) -> None:
         """Set the steps that the next update collects."""
         share = 1.0 if self.updates == 0 else self.config.alpha
-        self.storage.num_steps = max(1, round(share * self.num_steps))
+        self.collector.num_steps = max(1, round(share * self.storage.num_steps))
 
     def update(self, storage: Replay) -> dict[str, Any]:
         """Learn the model, infer the expert's actions, clone them."""
+        cloning, pairs = self.cloning, self.cloning.demonstrations
         if self.updates == 0 and self.inverse.scales_changes:
-            pairs = self.demonstrations
-            self.inverse.calibrate(self.seen(pairs.obs), self.seen(pairs.next_obs))
+            self.inverse.calibrate(cloning.seen(pairs.obs), cloning.seen(pairs.next_obs))
         valid = np.flatnonzero(storage.valid)
         kept_back = self.kept_back[valid]
         kept_back &= not kept_back.all()
         training, held_out = torch.from_numpy(valid[~kept_back]), torch.from_numpy(valid[kept_back])
-        found = _fit(self.inverse_fit, self.evaluate_inverse, training, held_out)
-        self.actions = self.infer()
-        metrics = _fit(self.fit, self.evaluate, self.training, self.held_out)
+        found = self.inverse_fit.fit(training, held_out)
+        cloning.actions = self.infer()
+        metrics = cloning.fit.fit(cloning.training, cloning.held_out)
         self.updates += 1
         self.finished = self.config.alpha == 0
-        rows = held_out if len(held_out) > 0 else training
-        return self.describe(metrics) | {
+        rows, error = held_out if len(held_out) > 0 else training, imitation_error(self.spaces.action)[0]
+        return cloning.describe(metrics) | {
             **{f"losses/inverse_{name}": value for name, value in found.items()},
-            f"losses/inverse_{imitation_error(self.spaces.action)[0]}": LazyMetric(
-                lambda: mean(self.inverse_errors, rows)
-            ),
-            "charts/bc_epochs": self.fit.epochs,
+            f"losses/inverse_{error}": LazyMetric(lambda: mean(self.inverse_errors, rows)),
+            "charts/bc_epochs": cloning.fit.epochs,
             "charts/inverse_epochs": self.inverse_fit.epochs,
         }
 
@@ -193,19 +198,17 @@ class BCO(BC):
         obs, next_obs, actions = to_tensor((*pair, slots.taken(places)), self.device)
         return obs, next_obs, within_bounds(actions, self.spaces.action)
 
-    def evaluate_inverse(self, rows: Tensor) -> Likelihood:
-        """What the model says of the actions of the agent's own steps `[B]`."""
+    def loss(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The model's: see the module's docstring, over the agent's own steps `[B]`."""
         obs, next_obs, actions = self.transitions(rows)
         distribution = self.inverse(obs, next_obs)
-        log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
+        return -distribution.log_prob(actions).mean(), {"entropy": distribution.entropy().mean()}
 
-        def backward(to_log_prob: Any) -> None:
-            assert self.inverse_parameters.grad is not None
-            self.inverse_parameters.grad.zero_()
-            log_prob.backward(torch.as_tensor(to_log_prob))
-
-        _, (log_probs, entropies) = arrays(log_prob, entropy)
-        return Likelihood(log_probs, entropies, backward)
+    def gradient(self, rows: Tensor) -> dict[str, Any]:
+        """Set the gradient of the model's loss, clipped; returns metrics."""
+        loss, metrics = self.loss(rows)
+        grad_norm = set_gradient(self.inverse_parameters, loss, self.config.max_grad_norm)
+        return {"loss": loss.detach(), "entropy": metrics["entropy"].detach(), "grad_norm": grad_norm}
 
     def inverse_errors(self, rows: Tensor) -> Tensor:
         """How the model's best actions differ from those of the agent's own steps `[B]`."""
@@ -215,38 +218,13 @@ class BCO(BC):
     @torch.no_grad()
     def infer(self) -> Tensor:
         """The model's best actions for the demonstrated steps, `[S, ...]`."""
-        found = []
-        for rows in torch.arange(len(self.demonstrations)).split(EVALUATION_BATCH):
-            some = self.demonstrations.select(rows.numpy())
-            found.append(self.inverse(self.seen(some.obs), self.seen(some.next_obs)).mode())
+        found, cloning = [], self.cloning
+        for rows in torch.arange(len(cloning.demonstrations)).split(EVALUATION_BATCH):
+            some = cloning.demonstrations.select(rows.numpy())
+            found.append(self.inverse(cloning.seen(some.obs), cloning.seen(some.next_obs)).mode())
         return within_bounds(torch.cat(found), self.spaces.action)
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Algorithm`; the agent's own steps are the storage's."""
-        return super().state_dict() | {
-            "inverse": self.inverse.state_dict(),
-            "inverse_optimizer": self.inverse_fit.optimizer.state_dict(),
-            "updates": self.updates,
-        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Algorithm`."""
         super().load_state_dict(state)
-        self.inverse.load_state_dict(state["inverse"])
-        self.inverse_fit.optimizer.load_state_dict(state["inverse_optimizer"])
-        self.updates = state["updates"]
         self.finished = self.updates > 0 and self.config.alpha == 0
-
-
-def _fit(fit: Fit, evaluate: Any, training: Tensor, held_out: Tensor) -> dict[str, Any]:
-    """Epochs until the fit has finished; the metrics of the last one.
-
-    What it began with counts among the best: else the first epoch's, better or worse, would take its place in every
-    update, and a policy that has long been learned would be fitted to its steps more and more.
-    """
-    fit.begin()
-    if len(held_out) > 0:
-        fit.compare(evaluate, held_out)
-    while not fit.finished:
-        metrics = fit.epoch(evaluate, training, held_out)
-    return metrics

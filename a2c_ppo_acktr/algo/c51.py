@@ -14,19 +14,40 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
-from a2c_ppo_acktr.arrays import arrays, count
+from a2c_ppo_acktr.algo.q_learning import ATARI, GRID, QLearning, QLearningConfig
 from a2c_ppo_acktr.distributional import categorical_projection
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
-from a2c_ppo_acktr.model.q_network import Losses
-from a2c_ppo_acktr.storage.replay import Transitions
 from a2c_ppo_acktr.utils import UsageError
 
 
+class Categorical:
+    """Logits of K fixed atoms; see `q_learning.TemporalDifference`.
+
+    Args:
+        support: `[K]` the atoms, evenly spaced.
+    """
+
+    def __init__(self, support: Tensor) -> None:
+        self.support, self.num_outputs = support, len(support)
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """See `TemporalDifference`: the mean of the atoms."""
+        return outputs.softmax(-1) @ self.support
+
+    def losses(
+        self, outputs: Tensor, next_outputs: Tensor, returns: Tensor, discounts: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See the module's docstring; windows are sampled by the divergence."""
+        target = categorical_projection(next_outputs.softmax(-1), returns, discounts, self.support)
+        log_target = target.clamp(min=1e-30).log()  # what has no mass counts nothing
+        divergences = (target * (log_target - outputs.log_softmax(-1))).sum(1)
+        return divergences, divergences.clamp(min=0.0)
+
+
 @dataclass
-class C51Config(DQNConfig):
+class C51Config(QLearningConfig):
     """Flags of C51."""
 
     lr: float = flag(1e-3, "learning rate of Adam", low=0)
@@ -35,10 +56,14 @@ class C51Config(DQNConfig):
     v_max: float = flag(100.0, "highest atom")
 
     def check(self, num_steps: int, num_processes: int) -> None:
-        """See `DQNConfig`."""
+        """See `AlgorithmConfig`."""
         super().check(num_steps, num_processes)
         if self.v_min >= self.v_max:
             raise UsageError(f"--v-min {self.v_min}: expected less than --v-max {self.v_max}")
+
+    def temporal_difference(self, device: torch.device) -> "Categorical":
+        """See `QLearningConfig`."""
+        return Categorical(torch.linspace(self.v_min, self.v_max, self.num_atoms, device=device))
 
 
 PAPER = {
@@ -50,41 +75,8 @@ PAPER = {
 }
 
 
-class C51(DQN):
+class C51(QLearning):
     """See the module's docstring; arguments as in `Algorithm`."""
 
-    Config: ClassVar[type] = C51Config
+    Config = C51Config
     defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI | PAPER, "grid": GRID | PAPER}
-
-    def __init__(self, spaces: EnvSpaces, config: C51Config, device: torch.device) -> None:
-        self.num_outputs = config.num_atoms
-        super().__init__(spaces, config, device)
-        atoms = torch.linspace(config.v_min, config.v_max, config.num_atoms, device=device)
-        _, (self.support,) = arrays(atoms)
-
-    def values(self, network: Any, obs: Tree) -> Any:
-        """See `DQN`: the mean of the atoms."""
-        return _log_softmax(network.outputs(obs))[1] @ self.support
-
-    def loss(self, batch: Transitions) -> Losses:
-        """See the module's docstring; the derivative by the logits is Z - projection."""
-        xp, (actions, returns, discounts) = arrays(batch.actions, batch.returns, batch.discounts)
-        rows = count(actions)
-        outputs, backward = self.policy.evaluate(batch.obs)
-        log_probs, probs = _log_softmax(outputs[rows, actions])
-        _, next_probs = _log_softmax(self.target.outputs(batch.next_obs))
-        next_values = next_probs @ self.support
-        best = (self.values(self.policy, batch.next_obs) if self.config.double else next_values).argmax(1)
-        target = categorical_projection(next_probs[rows, best], returns, discounts, self.support)
-        slopes = xp.zeros_like(outputs)
-        slopes[rows, actions] = probs - target
-        log_target = xp.log(target.clip(min=1e-30))  # what has no mass counts nothing
-        losses = (target * (log_target - log_probs)).sum(1).clip(min=0.0)
-        return Losses(losses, slopes, losses, probs @ self.support, backward)
-
-
-def _log_softmax(logits: Any) -> tuple[Any, Any]:
-    """Logarithms of probabilities and probabilities, over the last axis."""
-    log_probs = torch.as_tensor(logits).log_softmax(-1)
-    _, both = arrays(log_probs, log_probs.exp())
-    return both[0], both[1]

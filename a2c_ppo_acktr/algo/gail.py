@@ -44,15 +44,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from a2c_ppo_acktr.acting.collect import Collector
+from a2c_ppo_acktr import fast
 from a2c_ppo_acktr.algo.base import Algorithm
+from a2c_ppo_acktr.algo.wrapper import Wrapper
+from a2c_ppo_acktr.arrays import flatten_parameters, set_gradient
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations, ImitationConfig
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import Decision, Environments, Step
-from a2c_ppo_acktr.model.discriminator import INPUTS, Discriminator, Samples, StepEncoder
+from a2c_ppo_acktr.model.discriminator import INPUTS, Discriminator, Samples, StepEncoder, gradient_penalty
 from a2c_ppo_acktr.normalization import Normalizer, RunningMeanStd
 from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.spaces import assign, flatten_lead, index, to_tensor, tree_map
+from a2c_ppo_acktr.state import collect_state, restore_state
 from a2c_ppo_acktr.storage import RolloutStorage
 from a2c_ppo_acktr.utils import UsageError
 
@@ -96,7 +98,7 @@ class GAILConfig(ImitationConfig):
         return {"gail_experts_dir": given} if self.demonstrations is not None else {}
 
 
-class GAIL(Algorithm):
+class GAIL(Wrapper):
     """See the module's docstring.
 
     Args:
@@ -104,24 +106,28 @@ class GAIL(Algorithm):
         config: GAIL's.
     """
 
-    Config = GAILConfig
+    counters = ("running", "updates", "mortal")
+    transient = ("normalizer",)
     config: GAILConfig
 
     def __init__(self, learner: Algorithm, config: GAILConfig) -> None:
-        super().__init__(learner.spaces, config, learner.device)
-        self.learner, self.policy, self.optimizer = learner, learner.policy, learner.optimizer
+        super().__init__(learner, config)
         self.gamma: float = learner.config.gamma
         self.encode = StepEncoder(learner.spaces, config.gail_input)
         sizes = self.encode.vector_size, self.encode.image_spaces, config.gail_hidden_size
         self.discriminator = Discriminator(*sizes, spectral=config.gail_spectral_norm).to(self.device)
-        self.discriminator_optimizer = Adam(self.discriminator.flatten(), lr=config.gail_lr, eps=1e-8)
+        self.parameters = flatten_parameters(self.discriminator)
+        self.optimizer = Adam(self.parameters, lr=config.gail_lr, eps=1e-8)
+        self.set_gradient = self.gradient
+        if learner.config.fast:
+            self.set_gradient = fast.accelerated(self.gradient, self.loss)
         self.return_rms = RunningMeanStd()
         self.running: np.ndarray | None = None
         self.updates = 0
         self.mortal = False
         """Whether an episode, the expert's or the learner's, has ended in a terminal state."""
 
-    def study(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
+    def imitate(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
         """See `Algorithm`."""
         self.normalizer = normalizer
         own = demonstrations.with_next() if self.config.gail_input == "state-next-state" else demonstrations
@@ -175,16 +181,43 @@ class GAIL(Algorithm):
         if config.gail_absorbing:
             deaths = int(storage.terminated.sum())
             policy = policy.join(self.encode.absorbing(ABSORBING_STEPS * deaths, self.device))
-        count, sums = 0, np.zeros(5)
+        count = 0
+        sums: dict[str, float] = {}
         for ours, theirs in self._batches(expert.num, policy.num, epochs):
             mixture = torch.rand(len(ours), device=self.device)
-            found = self.discriminator.learn(expert.rows(ours), policy.rows(theirs), mixture, config.gail_penalty)
-            self.discriminator_optimizer.step()
-            right = (found.expert_logits > 0).sum() + (found.policy_logits < 0).sum()
-            logits = found.expert_logits.mean(), found.policy_logits.mean()
-            count, sums = count + 1, sums + [float(x) for x in (*found[:2], *logits, right / (2 * len(ours)))]
-        tags = "discriminator_loss", "gradient_penalty", "expert_logit", "policy_logit", "accuracy"
-        return {f"gail/{tag}": mean for tag, mean in zip(tags, sums / count, strict=True)}
+            metrics = self.set_gradient(expert.rows(ours), policy.rows(theirs), mixture)
+            self.optimizer.step()
+            count, sums = count + 1, {tag: sums.get(tag, 0.0) + float(value) for tag, value in metrics.items()}
+        return {tag: total / count for tag, total in sums.items()}
+
+    def loss(self, expert: Samples, policy: Samples, mixture: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the discriminator minimizes on B steps of each, with the penalty at points between them.
+
+        Args:
+            expert: B steps.
+            policy: B steps.
+            mixture: `[B]`, the expert's share of those points.
+        """
+        assert expert.vector.shape == policy.vector.shape
+        expert, policy = expert.as_floats(), policy.as_floats()
+        logits = self.discriminator(expert.join(policy))
+        expert_logits, policy_logits = logits[: expert.num], logits[expert.num :]
+        loss = softplus(-expert_logits).mean() + softplus(policy_logits).mean()
+        penalty = gradient_penalty(self.discriminator, expert.blend(policy, mixture))
+        right = (expert_logits > 0).sum() + (policy_logits < 0).sum()
+        return loss + self.config.gail_penalty * penalty, {
+            "gail/discriminator_loss": loss,
+            "gail/gradient_penalty": penalty,
+            "gail/expert_logit": expert_logits.mean(),
+            "gail/policy_logit": policy_logits.mean(),
+            "gail/accuracy": right / (2 * expert.num),
+        }
+
+    def gradient(self, expert: Samples, policy: Samples, mixture: Tensor) -> dict[str, Any]:
+        """Set the gradient of the loss; returns metrics."""
+        loss, metrics = self.loss(expert, policy, mixture)
+        set_gradient(self.parameters, loss)
+        return {tag: value.detach() for tag, value in metrics.items()}
 
     def _batches(self, num_expert: int, num_policy: int, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices of the expert's and of the policy's steps, as many of each."""
@@ -216,14 +249,7 @@ class GAIL(Algorithm):
 
     def state_dict(self) -> dict[str, Any]:
         """The learner's, so that it can be played without demonstrations, and under `gail` what learning needs."""
-        own = {
-            "discriminator": self.discriminator.state_dict(),
-            "optimizer": self.discriminator_optimizer.state_dict(),
-            "return_rms": self.return_rms.state_dict(),
-            "running": self.running,
-            "updates": self.updates,
-            "mortal": self.mortal,
-        }
+        own = collect_state(self, self.counters, (*self.transient, "learner"))
         return self.learner.state_dict() | {"gail": own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -231,38 +257,6 @@ class GAIL(Algorithm):
         if "gail" not in state:
             raise UsageError("--gail: the run was trained without it, so there is no discriminator to go on with")
         self.learner.load_state_dict(state)
-        own = state["gail"]
-        self.discriminator.load_state_dict(own["discriminator"])
-        self.discriminator_optimizer.load_state_dict(own["optimizer"])
-        self.return_rms.load_state_dict(own["return_rms"])
-        self.running = None if own["running"] is None else np.array(own["running"])
-        self.updates, self.mortal = own["updates"], own["mortal"]
+        restore_state(self, state["gail"], self.counters, (*self.transient, "learner"))
+        self.running = None if self.running is None else np.array(self.running)
         self._freeze_statistics()
-
-    def initial_carry(self, num_envs: int) -> Tensor:
-        """See `Algorithm`."""
-        return self.learner.initial_carry(num_envs)
-
-    def act(self, *args: Any) -> Decision:
-        """See `Algorithm`."""
-        return self.learner.act(*args)
-
-    def inspect(self, *args: Any) -> Decision:
-        """See `Algorithm`."""
-        return self.learner.inspect(*args)
-
-    def observe(self, carry: Tensor, step: Step) -> Tensor:
-        """See `Algorithm`."""
-        return self.learner.observe(carry, step)
-
-    def schedule(self, env_steps: int, total: int) -> None:
-        """See `Algorithm`."""
-        self.learner.schedule(env_steps, total)
-
-    def make_storage(self, num_steps: int, num_envs: int) -> RolloutStorage:
-        """See `Algorithm`."""
-        return self.learner.make_storage(num_steps, num_envs)
-
-    def make_collector(self, envs: Environments, storage: RolloutStorage) -> Collector:
-        """See `Algorithm`."""
-        return self.learner.make_collector(envs, storage)

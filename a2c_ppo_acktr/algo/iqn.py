@@ -18,22 +18,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from gymnasium import spaces
+from torch import Tensor, nn
 
-from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
-from a2c_ppo_acktr.arrays import arrays, count
-from a2c_ppo_acktr.distributional import quantile_huber_loss
+from a2c_ppo_acktr.algo.q_learning import ATARI, GRID, QLearning, QLearningConfig, TDLoss, td_metrics
+from a2c_ppo_acktr.algo.qr_dqn import Quantiles, even_fractions
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
-from a2c_ppo_acktr.model.layers import MLP, RELU
-from a2c_ppo_acktr.model.q_network import Losses, QNetwork
+from a2c_ppo_acktr.interfaces import Tree
+from a2c_ppo_acktr.model.layers import MLP
+from a2c_ppo_acktr.model.q_network import QNetwork
 from a2c_ppo_acktr.storage.replay import Transitions
 
 NUM_COSINES = 64
 
 
 @dataclass
-class IQNConfig(DQNConfig):
+class IQNConfig(QLearningConfig):
     """Flags of IQN."""
 
     lr: float = flag(1e-3, "learning rate of Adam", low=0)
@@ -42,6 +42,10 @@ class IQNConfig(DQNConfig):
     num_target_fractions: int = flag(8, "sampled quantiles of the target, N'", low=1)
     num_acting_fractions: int = flag(8, "quantiles whose mean is a value, K", low=1)
     kappa: float = flag(1.0, "error at which the loss turns from square to linear", low=1e-6)
+
+    def temporal_difference(self, device: torch.device) -> Quantiles:
+        """See `QLearningConfig`: what acting reads."""
+        return Quantiles(even_fractions(self.num_acting_fractions).to(device), self.kappa)
 
 
 PAPER = {
@@ -54,49 +58,52 @@ PAPER = {
 
 
 class ImplicitNetwork(QNetwork):
-    """A `QNetwork` that is asked for fractions; arguments as there."""
+    """A `QNetwork` that gives quantiles at any fractions; arguments as there.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.embedding = MLP(NUM_COSINES, self.feature_size, activation=RELU)
-        self.frequencies: Tensor
+    `num_outputs` are those that it gives where none are asked for, at even fractions.
+    """
+
+    frequencies: Tensor
+    even_fractions: Tensor
+
+    def __init__(self, space: spaces.Space, num_actions: int, num_outputs: int, **kwargs: Any) -> None:
+        super().__init__(space, num_actions, 1, **kwargs)
+        self.embedding = MLP(NUM_COSINES, self.feature_size, activation=nn.ReLU)
         self.register_buffer("frequencies", math.pi * torch.arange(NUM_COSINES), persistent=False)
+        self.register_buffer("even_fractions", even_fractions(num_outputs), persistent=False)
 
     def quantiles(self, obs: Tree, fractions: Tensor) -> Tensor:
-        """Quantiles `[B, N, A]` at `fractions: [B, N]`, or `[N]` for all rows."""
+        """Quantiles `[B, A, N]` at `fractions: [B, N]`."""
+        return self._quantiles(self.features(obs), fractions)
+
+    def head(self, features: Tensor) -> Tensor:
+        """`[B, A, K]`, the quantiles at even fractions."""
+        return self._quantiles(features, self.even_fractions)
+
+    def _quantiles(self, features: Tensor, fractions: Tensor) -> Tensor:
         embedded = self.embedding((fractions.unsqueeze(-1) * self.frequencies).cos())
-        return self.head(self.features(obs).unsqueeze(1) * embedded).squeeze(-1)
+        return super().head(features.unsqueeze(1) * embedded).squeeze(-1).transpose(1, 2)
 
 
-class IQN(DQN):
+class IQN(QLearning):
     """See the module's docstring; arguments as in `Algorithm`."""
 
-    Config: ClassVar[type] = IQNConfig
+    Config = IQNConfig
     Network: ClassVar[type[QNetwork]] = ImplicitNetwork
     defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI | PAPER, "grid": GRID | PAPER}
 
-    def __init__(self, spaces: EnvSpaces, config: IQNConfig, device: torch.device) -> None:
-        super().__init__(spaces, config, device)
-        count = config.num_acting_fractions
-        self.even_fractions = (torch.arange(count, device=device) + 0.5) / count
-
-    def values(self, network: Any, obs: Tree) -> Any:
-        """See `DQN`: the mean of K quantiles."""
-        with torch.no_grad():
-            return arrays(network.quantiles(obs, self.even_fractions).mean(1))[1][0]
-
-    def loss(self, batch: Transitions) -> Losses:
+    def loss(self, batch: Transitions) -> TDLoss:
         """See the module's docstring."""
         config, size = self.config, len(batch.actions)
-        xp, (actions, returns, discounts) = arrays(batch.actions, batch.returns, batch.discounts)
-        rows = count(actions)
-        own = torch.rand(size, config.num_fractions, device=self.device)
+        rows = torch.arange(size, device=self.device)
+        fractions = torch.rand(size, config.num_fractions, device=self.device)
         other = torch.rand(size, config.num_target_fractions, device=self.device)
-        outputs, backward = self.policy.by_autograd(self.policy.quantiles(batch.obs, own))
-        best = self.values(self.policy if config.double else self.target, batch.next_obs).argmax(1)
         with torch.no_grad():
-            _, (fractions, next_outputs) = arrays(own, self.target.quantiles(batch.next_obs, other))
-        targets = returns[:, None] + discounts[:, None] * next_outputs[rows, :, best]
-        quantiles, slopes = outputs[rows, :, actions], xp.zeros_like(outputs)
-        losses, slopes[rows, :, actions] = quantile_huber_loss(quantiles, targets, fractions, config.kappa)
-        return Losses(losses, slopes, losses, quantiles.mean(1), backward)
+            judged = (self.policy if config.double else self.target)(batch.next_obs)
+            best = self.td.values(judged).argmax(1)
+            next_quantiles = self.target.quantiles(batch.next_obs, other)[rows, best]
+        quantiles = self.policy.quantiles(batch.obs, fractions)[rows, batch.actions]
+        td = Quantiles(fractions, config.kappa)
+        losses, priorities = td.losses(quantiles, next_quantiles, batch.returns, batch.discounts)
+        loss = (batch.weights * losses).mean()
+        return TDLoss(loss, td_metrics(loss, priorities, td.values(quantiles)), priorities)

@@ -25,23 +25,21 @@ Metrics are means over the minibatches that were run:
     losses/clipfrac   share of samples whose ratio left [1 - c, 1 + c], or whose state's divergence reached delta
 """
 
-import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from a2c_ppo_acktr.algo.base import ActorCriticConfig, Algorithm, make_optimizer, make_policy
-from a2c_ppo_acktr.arrays import arrays, clip_grad_norm
+from a2c_ppo_acktr.algo.actor_critic import ActorCritic, ActorCriticConfig, Loss
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, Evaluation, Tree
+from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
+from a2c_ppo_acktr.model.policy import Evaluation
+from a2c_ppo_acktr.optim import make_optimizer
 from a2c_ppo_acktr.returns import explained_variance, normalize
 from a2c_ppo_acktr.spaces import tree_map
-from a2c_ppo_acktr.storage import Batch, RolloutStorage
+from a2c_ppo_acktr.storage.rollout import Batch, RolloutStorage
 from a2c_ppo_acktr.utils import UsageError, linear_decay
 
 
@@ -116,26 +114,26 @@ class Pass(NamedTuple):
     lr: float
     epochs: int
     policy: bool
-    value: bool
-    gradient: Callable[[Batch], dict[str, Any]]
-    """See `PPO._gradient`."""
+    """Whether the policy learns: `--target-kl` may end it then, and metrics are of this pass."""
+    set_gradient: Callable[[Batch], dict[str, Any]]
 
 
-class PPO(Algorithm):
+class PPO(ActorCritic):
     """See the module's docstring; arguments as in `Algorithm`."""
 
     Config = PPOConfig
+    takes_upstream_flags: ClassVar[bool] = True
+    transient = ("passes",)
     config: PPOConfig
 
     def __init__(self, spaces: EnvSpaces, config: PPOConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)
-        self.policy = make_policy(spaces, config).to(device)
-        self.parameters = self.policy.flatten()
-        self.passes = self._make_passes()
-        self.optimizer = self.passes[0].optimizer
         self.clip_range: Any = config.clip_param
-        if device.type == "cuda":  # a recording reads it where it stays
+        if device.type == "cuda":  # what is captured reads it where it stays
             self.clip_range = torch.tensor(config.clip_param, device=device)
+        self.passes = self._make_passes()
+        self.optimizer, *further = (part.optimizer for part in self.passes)
+        self.further_optimizers = further
 
     def _make_passes(self) -> list[Pass]:
         """One for everything, or one for the policy and one for the value.
@@ -145,19 +143,66 @@ class PPO(Algorithm):
         """
         config = self.config
 
-        def make(lr: float | None, epochs: int | None, policy: bool, value: bool) -> Pass:
+        def make(loss: Loss, lr: float | None, epochs: int | None) -> Pass:
             lr, epochs = config.lr if lr is None else lr, config.ppo_epoch if epochs is None else epochs
             made = make_optimizer(config.optimizer, self.parameters, lr=lr, eps=config.eps, alpha=config.alpha)
-            gradient = self.recorded(functools.partial(self._gradient, policy, value))
-            return Pass(made, lr, epochs, policy, value, gradient)
+            policy = loss != self.value_loss
+            return Pass(made, lr, epochs, policy, self.gradient_of(loss, auxiliary=policy))
 
         if not config.separate:
-            return [make(None, None, True, True)]
-        policy = make(config.policy_lr, config.policy_epochs, True, False)
-        return [policy, make(config.value_lr, config.value_epochs, False, True)]
+            return [make(self.loss, None, None)]
+        policy = make(self.policy_loss, config.policy_lr, config.policy_epochs)
+        return [policy, make(self.value_loss, config.value_lr, config.value_epochs)]
+
+    def loss(self, new: Evaluation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """See the module's docstring: the losses of policy and value."""
+        policy_loss, metrics = self.policy_loss(new, batch)
+        value_loss, found = self.value_loss(new, batch)
+        return policy_loss + value_loss, found | metrics
+
+    def policy_loss(self, new: Evaluation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The clipped surrogate, and the entropy bonus."""
+        assert new.log_prob.shape == batch.advantages.shape
+        advantages = normalize(batch.advantages) if self.config.norm_adv_per_minibatch else batch.advantages
+        log_ratio = new.log_prob - batch.log_probs
+        ratio = log_ratio.exp()
+        gains, outside = self.surrogate(ratio, advantages, new, batch)
+        policy_loss, entropy = -gains.mean(), new.entropy.mean()
+        return policy_loss - self.config.entropy_coef * entropy, {
+            "losses/policy_loss": policy_loss,
+            "losses/entropy": entropy,
+            "losses/approx_kl": (ratio - 1.0 - log_ratio).mean(),
+            "losses/clipfrac": outside.float().mean(),
+        }
+
+    def value_loss(self, new: Evaluation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The squared error of the value, clipped as the policy is, times its weight."""
+        assert new.value.shape == batch.returns.shape
+        error = (new.value - batch.returns).square()
+        if self.config.clip_value_loss:
+            change = (new.value - batch.values).clamp(-self.clip_range, self.clip_range)
+            error = torch.maximum(error, (batch.values + change - batch.returns).square())
+        value_loss = 0.5 * error.mean()
+        return self.config.value_loss_coef * value_loss, {"losses/value_loss": value_loss}
+
+    def surrogate(self, ratio: Tensor, advantages: Tensor, new: Evaluation, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What each sample gains, and whether it has left its range or region: `[B]` both."""
+        c, alpha, delta = self.clip_range, self.config.rollback_alpha, self.config.trust_region_delta
+        if delta is None:
+            limit = ratio.clamp(1.0 - c, 1.0 + c)
+            outside = limit != ratio
+        else:
+            outside = new.distribution.kl(batch.old_policy) >= delta
+            assert outside.shape == ratio.shape
+            limit = torch.where(outside, 1.0, ratio)
+        gain, limited = ratio * advantages, limit * advantages
+        if alpha is None:
+            return torch.minimum(gain, limited), outside
+        turning = limited if delta is None else gain.detach()
+        return torch.where(gain > limited, (1.0 + alpha) * turning - alpha * gain, gain), outside
 
     def schedule(self, env_steps: int, total: int) -> None:
-        """Set what depends on progress: learning rates and the clip range."""
+        """See `Algorithm`: learning rates and the clip range."""
         if self.config.use_linear_lr_decay:
             for part in self.passes:
                 part.optimizer.param_groups[0]["lr"] = linear_decay(part.lr, env_steps, total)
@@ -165,7 +210,6 @@ class PPO(Algorithm):
             clip_range = linear_decay(self.config.clip_param, env_steps, total)
             self.clip_range = self.clip_range.fill_(clip_range) if isinstance(self.clip_range, Tensor) else clip_range
 
-    @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """All passes over the rollout; fewer epochs where `target_kl` says so."""
         self.prepare(storage)
@@ -199,10 +243,9 @@ class PPO(Algorithm):
     @torch.no_grad()
     def _renew_returns(self, storage: RolloutStorage) -> None:
         """Compute returns and advantages for the policy as it is now; the carry of the last observation stays."""
-        batch = storage.whole(recurrent=self.policy.carry_size > 0)
-        new = self.policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
-        value, log_prob = (torch.as_tensor(x).reshape(storage.values.shape) for x in (new.value, new.log_prob))
-        storage.compute_returns(self.policy.get_value, **self.config.return_settings(), learner=(value, log_prob))
+        new = self.evaluate(storage.whole(recurrent=self.policy.carry_size > 0))
+        value, log_prob = (x.reshape(storage.values.shape) for x in (new.value, new.log_prob))
+        storage.compute_returns(self.value_of, **self.config.return_settings(), learner=(value, log_prob))
         self._normalize_advantages(storage)
 
     def _normalize_advantages(self, storage: RolloutStorage) -> None:
@@ -217,7 +260,7 @@ class PPO(Algorithm):
             if config.return_kind == "v-trace" and (epoch > 0 or not part.policy):
                 self._renew_returns(storage)
             for batch in storage.minibatches(config.num_mini_batch, recurrent=self.policy.carry_size > 0):
-                metrics = part.gradient(batch)
+                metrics = part.set_gradient(batch)
                 bound = config.target_kl if part.policy else None
                 over = bound is not None and metrics["losses/approx_kl"] > 1.5 * bound
                 if not over:
@@ -227,92 +270,10 @@ class PPO(Algorithm):
                     return {tag: total / count for tag, total in sums.items()}
         return {tag: total / count for tag, total in sums.items()}
 
-    def _gradient(self, policy: bool, value: bool, batch: Batch) -> dict[str, Any]:
-        """Set the gradient of a minibatch's loss, or of one part of it, clipped; returns metrics."""
-        inputs = batch.obs, batch.carry, batch.masks, batch.signals, batch.actions
-        new = self.policy.evaluate_actions(*inputs, with_graph=self.config.trust_region_delta is not None)
-        (to_value, to_log_prob, to_entropy), metrics = self.loss(new, batch)
-        auxiliary_loss, auxiliary_metrics = self.policy.auxiliary.losses(
-            new.predictions, batch.targets, self.config.auxiliary_loss_coef
-        )
-        if not value:
-            to_value = 0.0 * to_value
-        if not policy:
-            to_log_prob, to_entropy, auxiliary_loss = 0.0 * to_log_prob, 0.0 * to_entropy, None
-        new.backward(to_value, to_log_prob, to_entropy, auxiliary_loss)
-        grad_norm = clip_grad_norm(self.parameters, self.config.max_grad_norm)
-        return metrics | auxiliary_metrics | {"losses/grad_norm": grad_norm}
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Algorithm`."""
-        return super().state_dict() | {"further_optimizers": [part.optimizer.state_dict() for part in self.passes[1:]]}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Algorithm`; `UsageError` where the run had other optimizers."""
         further = state.get("further_optimizers", [])
-        if len(further) != len(self.passes) - 1:
+        if len(further) != len(self.further_optimizers):
             kind = "one optimizer" if not further else "optimizers of policy and value"
             raise UsageError(f"the run was trained with {kind}: --policy-lr and its like cannot change that")
-        super().load_state_dict(state)
-        for part, stored in zip(self.passes[1:], further, strict=True):
-            part.optimizer.load_state_dict(stored)
-
-    def loss(self, new: Evaluation, batch: Batch) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
-        """Derivatives of a minibatch's loss by value, log-probability and entropy, and its metrics.
-
-        By hand, since autograd over vectors this short costs as much as the networks.
-        """
-        config, c = self.config, self.clip_range
-        tensors = batch.values, batch.log_probs, batch.returns, batch.advantages
-        xp, (old_value, old_log_prob, returns, advantages) = arrays(*tensors)
-        assert new.value.shape == new.log_prob.shape == advantages.shape
-        mean = 1.0 / math.prod(advantages.shape)
-        if config.norm_adv_per_minibatch:
-            advantages = normalize(advantages)
-
-        log_ratio = new.log_prob - old_log_prob
-        ratio = xp.exp(log_ratio)
-        surrogate, slope, outside = self._surrogate(xp, ratio, advantages, self._divergence(new, batch))
-
-        error = new.value - returns
-        squared, to_value = error * error, config.value_loss_coef * mean * error
-        if config.clip_value_loss:
-            change = new.value - old_value
-            within = xp.clip(change, -c, c)
-            clipped_squared = (old_value + within - returns) ** 2
-            to_value = xp.where((change != within) & (clipped_squared > squared), 0.0, to_value)
-            squared = xp.maximum(squared, clipped_squared)
-
-        metrics = {
-            "losses/value_loss": 0.5 * squared.mean(),
-            "losses/policy_loss": -surrogate.mean(),
-            "losses/entropy": new.entropy.mean(),
-            "losses/approx_kl": (ratio - 1.0 - log_ratio).mean(),
-            "losses/clipfrac": outside.mean(dtype=advantages.dtype),
-        }
-        return (to_value, -mean * slope, xp.full_like(new.entropy, -config.entropy_coef * mean)), metrics
-
-    def _divergence(self, new: Evaluation, batch: Batch) -> Any:
-        """KL(old || new) of each state, `[B]`; None where there is no trust region."""
-        if self.config.trust_region_delta is None:
-            return None
-        _, (kl,) = arrays(new.output.distribution.kl(batch.old_policy))
-        return kl
-
-    def _surrogate(self, xp: Any, ratio: Any, advantages: Any, kl: Any) -> tuple[Any, Any, Any]:
-        """Gain of each sample, its derivative by log pi, and whether the sample has left its range or region: `[B]`."""
-        c, alpha = self.clip_range, self.config.rollback_alpha
-        if kl is None:
-            limit = xp.clip(ratio, 1.0 - c, 1.0 + c)
-            outside = limit != ratio
-        else:
-            assert kl.shape == ratio.shape
-            outside = kl >= self.config.trust_region_delta
-            limit = xp.where(outside, 1.0, ratio)
-        gain, limited = ratio * advantages, limit * advantages  # d ratio / d log pi = ratio
-        held = gain > limited
-        if alpha is None:
-            return xp.minimum(gain, limited), xp.where(held, 0.0, gain), outside
-        turning = limited if kl is None else gain
-        rolled_back = (1.0 + alpha) * turning - alpha * gain
-        return xp.where(held, rolled_back, gain), xp.where(held, -alpha * gain, gain), outside
+        super().load_state_dict({"further_optimizers": [], **state})

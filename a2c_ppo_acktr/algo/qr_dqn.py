@@ -13,22 +13,52 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
-from a2c_ppo_acktr.arrays import arrays, count
+from a2c_ppo_acktr.algo.q_learning import ATARI, GRID, QLearning, QLearningConfig
 from a2c_ppo_acktr.distributional import quantile_huber_loss
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
-from a2c_ppo_acktr.model.q_network import Losses
-from a2c_ppo_acktr.storage.replay import Transitions
+
+
+class Quantiles:
+    """K quantiles; see `q_learning.TemporalDifference`.
+
+    Args:
+        fractions: `[K]`, the tau of each, or `[B, K]` for each window.
+        kappa: where the loss turns from square to linear.
+    """
+
+    def __init__(self, fractions: Tensor, kappa: float) -> None:
+        self.fractions, self.kappa, self.num_outputs = fractions, kappa, fractions.shape[-1]
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """See `TemporalDifference`: the mean of the quantiles."""
+        return outputs.mean(-1)
+
+    def losses(
+        self, outputs: Tensor, next_outputs: Tensor, returns: Tensor, discounts: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See the module's docstring; windows are sampled by their losses."""
+        targets = returns[:, None] + discounts[:, None] * next_outputs
+        losses = quantile_huber_loss(outputs, targets, self.fractions, self.kappa)
+        return losses, losses
+
+
+def even_fractions(num: int) -> Tensor:
+    """`[K]` the middles of K equal parts of 0 to 1."""
+    return (torch.arange(num) + 0.5) / num
 
 
 @dataclass
-class QRDQNConfig(DQNConfig):
+class QRDQNConfig(QLearningConfig):
     """Flags of QR-DQN."""
 
     num_quantiles: int = flag(10, "quantiles of a distribution of returns", low=1)
     kappa: float = flag(1.0, "error at which the loss turns from square to linear", low=1e-6)
+
+    def temporal_difference(self, device: torch.device) -> "Quantiles":
+        """See `QLearningConfig`."""
+        return Quantiles(even_fractions(self.num_quantiles).to(device), self.kappa)
 
 
 PAPER = {
@@ -38,29 +68,8 @@ PAPER = {
 }
 
 
-class QRDQN(DQN):
+class QRDQN(QLearning):
     """See the module's docstring; arguments as in `Algorithm`."""
 
-    Config: ClassVar[type] = QRDQNConfig
+    Config = QRDQNConfig
     defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI | PAPER, "grid": GRID | PAPER}
-
-    def __init__(self, spaces: EnvSpaces, config: QRDQNConfig, device: torch.device) -> None:
-        self.num_outputs = config.num_quantiles
-        super().__init__(spaces, config, device)
-        _, (self.fractions,) = arrays((torch.arange(self.num_outputs, device=device) + 0.5) / self.num_outputs)
-
-    def values(self, network: Any, obs: Tree) -> Any:
-        """See `DQN`: the mean of the quantiles."""
-        return network.outputs(obs).mean(-1)
-
-    def loss(self, batch: Transitions) -> Losses:
-        """See the module's docstring."""
-        xp, (actions, returns, discounts) = arrays(batch.actions, batch.returns, batch.discounts)
-        rows = count(actions)
-        outputs, backward = self.policy.evaluate(batch.obs)
-        next_outputs = self.target.outputs(batch.next_obs)
-        next_values = self.values(self.policy, batch.next_obs) if self.config.double else next_outputs.mean(-1)
-        targets = returns[:, None] + discounts[:, None] * next_outputs[rows, next_values.argmax(1)]
-        quantiles, slopes = outputs[rows, actions], xp.zeros_like(outputs)
-        losses, slopes[rows, actions] = quantile_huber_loss(quantiles, targets, self.fractions, self.config.kappa)
-        return Losses(losses, slopes, losses, quantiles.mean(1), backward)

@@ -22,18 +22,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from a2c_ppo_acktr.algo.dqn import ATARI, DQN, GRID, DQNConfig
-from a2c_ppo_acktr.arrays import arrays
+from a2c_ppo_acktr.algo.dqn import Expected
+from a2c_ppo_acktr.algo.q_learning import ATARI, GRID, Exploration, QLearning, QLearningConfig, TDLoss, td_metrics
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.interfaces import EnvSpaces, Step, Tree
-from a2c_ppo_acktr.model.q_network import CORES, Losses, QNetwork, RecurrentQNetwork
+from a2c_ppo_acktr.interfaces import EnvSpaces, Step
+from a2c_ppo_acktr.model.q_network import CORES, QNetwork, RecurrentQNetwork
 from a2c_ppo_acktr.returns import rescale_value, unscale_value
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.storage.sequences import SequenceReplay, Sequences
 
 
+class Ladder:
+    """A fixed epsilon for each environment, from high to low (see the module's docstring); an `Exploration`."""
+
+    def __init__(self, base: float, power: float) -> None:
+        self.base, self.power = base, power
+
+    def epsilon(self, env_steps: int) -> float:
+        """See `Exploration`: that of the first environment."""
+        return self.base
+
+    def of_each(self, epsilon: float, num_envs: int) -> np.ndarray:
+        """See `Exploration`."""
+        place = np.linspace(0.0, 1.0, num_envs) if num_envs > 1 else np.array([0.5])
+        return self.base ** (1.0 + self.power * place)
+
+
 @dataclass
-class R2D1Config(DQNConfig):
+class R2D1Config(QLearningConfig):
     """Flags of R2D1; the defaults here are for vector observations."""
 
     lr: float = flag(1e-3, "learning rate of Adam", low=0)
@@ -56,7 +72,7 @@ class R2D1Config(DQNConfig):
     epsilon_power: float = flag(7.0, "how much lower it is in the last one, as an exponent", low=0)
 
     def without_effect(self) -> dict[str, str]:
-        """See `DQNConfig`."""
+        """See `AlgorithmConfig`."""
         reasons = super().without_effect()
         reasons |= dict.fromkeys(("epsilon_start", "epsilon_end", "epsilon_steps"), "has no effect on r2d1")
         if self.noisy:
@@ -64,6 +80,14 @@ class R2D1Config(DQNConfig):
         if not self.prioritized:
             reasons["priority_eta"] = "has no effect without --prioritized"
         return reasons
+
+    def temporal_difference(self, device: torch.device) -> Expected:
+        """See `QLearningConfig`."""
+        return Expected()
+
+    def exploration(self) -> Exploration:
+        """See `QLearningConfig`."""
+        return super().exploration() if self.noisy else Ladder(self.epsilon_base, self.epsilon_power)
 
 
 SMALL = {
@@ -74,13 +98,13 @@ SMALL = {
 }
 
 
-class R2D1(DQN):
+class R2D1(QLearning):
     """See the module's docstring; arguments as in `Algorithm`."""
 
-    Config: ClassVar[type] = R2D1Config
+    Config = R2D1Config
     Network: ClassVar[type[QNetwork]] = RecurrentQNetwork
     reads_rewards = True
-    run_defaults: ClassVar[dict[str, Any]] = DQN.run_defaults | {"num_processes": 8, "num_steps": 40}
+    run_defaults: ClassVar[dict[str, Any]] = QLearning.run_defaults | {"num_processes": 8, "num_steps": 40}
     defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {
         "image": ATARI
         | {
@@ -109,57 +133,28 @@ class R2D1(DQN):
         self.steps_per_sample = config.sequence_length
         super().__init__(spaces, config, device)
 
-    def perceive(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Any, Tensor]:
-        """See `DQN`."""
-        state, previous = self._split(carry)
+    def loss(self, batch: Sequences) -> TDLoss:  # type: ignore[override]  # its replay is of sequences
+        """See the module's docstring; slots in which nothing was done have no error."""
+        config, columns = self.config, torch.arange(self.config.sequence_length, device=self.device)
+        rows = torch.arange(batch.carry.shape[0], device=self.device)[:, None]
+        learned = batch.actions[config.burn_in :][: config.sequence_length]
+        fields = learned, batch.acted, batch.returns, batch.discounts, batch.ends - config.burn_in
+        actions, acted, returns, discounts, ends = (field.transpose(0, 1) for field in fields)
+        outputs = self.unroll(self.policy, batch)
         with torch.no_grad():
-            features, state = self.policy.remember(obs, previous, state, masks)
-            values = self.policy.head(features)
-        return arrays(values.squeeze(-1))[1][0], torch.cat([state, previous], -1)
-
-    def features(self, obs: Tree, carry: Tensor) -> Tensor:
-        """See `DQN`: what the core gave out."""
-        return carry[:, : self.config.core_size]
-
-    def observe(self, carry: Tensor, step: Step) -> Tensor:
-        """The carry with what was done and what it gave."""
-        state, _ = self._split(carry)
-        rewards = torch.as_tensor(step.reward, dtype=torch.float32, device=self.device)
-        return torch.cat([state, self._previous(step.action, rewards)], -1)
-
-    def _split(self, carry: Tensor) -> tuple[Tensor, Tensor]:
-        """The core's state, and the previous action and reward."""
-        return carry[:, : self.policy.state_size], carry[:, self.policy.state_size :]
-
-    def _previous(self, actions: Tensor, rewards: Tensor) -> Tensor:
-        """`[..., A + 1]`."""
-        return torch.cat([functional.one_hot(actions, self.policy.num_actions), rewards.unsqueeze(-1)], -1)
-
-    def epsilons(self, num_envs: int) -> np.ndarray:
-        """See `DQN`: one per environment."""
-        if self.config.noisy:
-            return np.full(num_envs, self.config.noisy_epsilon)
-        place = np.linspace(0.0, 1.0, num_envs) if num_envs > 1 else np.array([0.5])
-        return self.config.epsilon_base ** (1.0 + self.config.epsilon_power * place)
-
-    def make_storage(self, num_steps: int, num_envs: int) -> Any:
-        """The replay of sequences."""
-        config = self.config
-        return SequenceReplay(
-            config.buffer_size,
-            num_envs,
-            num_steps,
-            self.spaces,
-            carry_size=self.policy.carry_size,
-            burn_in=config.burn_in,
-            length=config.sequence_length,
-            interval=config.sequence_interval,
-            device=self.device,
-            n_step=config.n_step,
-            gamma=config.gamma,
-            alpha=config.priority_alpha if config.prioritized else 0.0,
-            saved=config.save_replay,
-        )
+            next_outputs = self.unroll(self.target, batch)
+            best = (outputs if config.double else next_outputs).argmax(-1)[rows, ends]
+            next_values = next_outputs[rows, ends, best]
+            if config.rescale_values:
+                targets = rescale_value(returns + discounts * unscale_value(next_values))
+            else:
+                targets = returns + discounts * next_values
+        values = outputs[rows, columns, actions]
+        errors = (values - targets) * acted
+        loss = (batch.weights * 0.5 * errors.square().mean(1)).mean()
+        sizes, eta = errors.abs(), config.priority_eta
+        priorities = eta * sizes.amax(1) + (1.0 - eta) * sizes.sum(1) / acted.sum(1).clamp(min=1)
+        return TDLoss(loss, td_metrics(loss, priorities, values[acted]), priorities)
 
     def unroll(self, network: Any, batch: Sequences) -> Tensor:
         """Values `[B, L + n, A]` of all slots after the burn-in, which leaves no gradient."""
@@ -178,26 +173,32 @@ class R2D1(DQN):
         features, _ = read(late)
         return network.head(features).squeeze(-1).transpose(0, 1)
 
-    def loss(self, batch: Any) -> Losses:
-        """See the module's docstring; slots in which nothing was done have no error."""
+    def observe(self, carry: Tensor, step: Step) -> Tensor:
+        """The carry with what was done and what it gave."""
+        state, _ = self._split(carry)
+        rewards = torch.as_tensor(step.reward, dtype=torch.float32, device=self.device)
+        return torch.cat([state, self._previous(step.action, rewards)], -1)
+
+    def _split(self, carry: Tensor) -> tuple[Tensor, Tensor]:
+        """The core's state, and the previous action and reward."""
+        return carry[:, : self.policy.state_size], carry[:, self.policy.state_size :]
+
+    def _previous(self, actions: Tensor, rewards: Tensor) -> Tensor:
+        """`[..., A + 1]`."""
+        return torch.cat([functional.one_hot(actions, self.policy.num_actions), rewards.unsqueeze(-1)], -1)
+
+    def make_storage(self, num_steps: int, num_envs: int) -> Any:
+        """The replay of sequences."""
         config = self.config
-        outputs, backward = self.policy.by_autograd(self.unroll(self.policy, batch))
-        with torch.no_grad():
-            _, (next_outputs,) = arrays(self.unroll(self.target, batch))
-        learned = batch.actions[config.burn_in :][: config.sequence_length]
-        fields = learned, batch.acted, batch.returns, batch.discounts, batch.ends - config.burn_in
-        xp, (actions, acted, returns, discounts, ends) = arrays(*(field.transpose(0, 1) for field in fields))
-        rows, columns = xp.arange(len(actions))[:, None], xp.arange(config.sequence_length)
-        best = (outputs if config.double else next_outputs).argmax(-1)[rows, ends]
-        next_values, values = next_outputs[rows, ends, best], outputs[rows, columns, actions]
-        if config.rescale_values:
-            targets = rescale_value(returns + discounts * unscale_value(next_values))
-        else:
-            targets = returns + discounts * next_values
-        errors = (values - targets) * acted
-        slopes = xp.zeros_like(outputs)
-        slopes[rows, columns, actions] = errors / config.sequence_length
-        sizes = abs(errors)
-        mean = sizes.sum(1) / acted.sum(1).clip(min=1)
-        priorities = config.priority_eta * xp.amax(sizes, 1) + (1.0 - config.priority_eta) * mean
-        return Losses(0.5 * (errors**2).mean(1), slopes, priorities, values[acted], backward)
+        return SequenceReplay(
+            config.buffer_size,
+            num_envs,
+            num_steps,
+            self.spaces,
+            carry_size=self.policy.carry_size,
+            burn_in=config.burn_in,
+            length=config.sequence_length,
+            interval=config.sequence_interval,
+            device=self.device,
+            **config.replay_settings(),
+        )

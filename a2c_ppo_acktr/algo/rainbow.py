@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from a2c_ppo_acktr.algo.c51 import C51, C51Config
+from a2c_ppo_acktr.algo.q_learning import QLearning
 from a2c_ppo_acktr.flags import flag
 
 
@@ -31,10 +32,10 @@ class RainbowConfig(C51Config):
     priority_alpha: float = flag(0.5, "exponent of priorities", low=0)
 
 
-class Rainbow(C51):
+class Rainbow(QLearning):
     """See the module's docstring; arguments as in `Algorithm`."""
 
-    Config: ClassVar[type] = RainbowConfig
+    Config = RainbowConfig
     defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {
         "image": C51.defaults_by_kind["image"]
         | {"lr": 6.25e-5, "eps": 1.5e-4, "sigma": 0.5, "target_update_interval": 2_000},

@@ -12,6 +12,8 @@ from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image, kind_of, leaf_shape, torch_dtype
 from a2c_ppo_acktr.utils import ModuleT, UsageError, init_orthogonal
 
+BFLOAT16 = "compute the convolutions of images in bfloat16: faster, with 3 digits instead of 7"
+
 
 class FlatEncoder(nn.Module):
     """Vectors, numbers and choices as one float vector; no parameters.

@@ -7,13 +7,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from a2c_ppo_acktr.arrays import arrays, flat_indices, flatten_parameters
+from a2c_ppo_acktr.arrays import flat_indices
 from a2c_ppo_acktr.distributions import Distribution, make_head
-from a2c_ppo_acktr.fast.fused import FusedPolicy
-from a2c_ppo_acktr.fast.graphs import recorded
-from a2c_ppo_acktr.interfaces import ACTION_MASK, Evaluation, Tree
+from a2c_ppo_acktr.interfaces import ACTION_MASK, Tree
 from a2c_ppo_acktr.model.auxiliary import AuxiliaryHeads, Head
-from a2c_ppo_acktr.model.bases import BaseOutput, CNNBase, FlexBase, Layers, MLPBase, check_base
+from a2c_ppo_acktr.model.bases import BaseOutput, Layers, check_base
 
 
 class PolicyOutput(NamedTuple):
@@ -28,6 +26,21 @@ class PolicyOutput(NamedTuple):
     features: Tensor
     """[..., F], what the action head reads."""
     layers: Layers
+
+
+class Evaluation(NamedTuple):
+    """What a policy says of actions that were taken, with its graph; `[...]` stands for the axes of `masks`."""
+
+    value: Tensor
+    """[...]"""
+    log_prob: Tensor
+    """[...]"""
+    entropy: Tensor
+    """[...]"""
+    distribution: Distribution
+    """That the actions are judged by."""
+    predictions: dict[str, Tensor]
+    """Of the auxiliary heads, by label."""
 
 
 class Policy(nn.Module):
@@ -55,7 +68,6 @@ class Policy(nn.Module):
         self.base = base
         self.head = make_head(action_space, self.base.output_size)
         self.auxiliary = AuxiliaryHeads(heads, layers)
-        self.fused: FusedPolicy | None = None
         self.frozen: Tensor | None = None
 
     @property
@@ -63,34 +75,8 @@ class Policy(nn.Module):
         """H, the size of one environment's recurrent state; 0 for feed-forward policies."""
         return self.base.carry_size
 
-    @property
-    def recordable(self) -> bool:
-        """Whether a GPU may play it back (see `graphs`).
-
-        Not with a carry, which outlasts the next call, nor with a base of the user's own, which may wait for the GPU.
-        """
-        return self.carry_size == 0 and type(self.base) in (FlexBase, MLPBase, CNNBase)
-
-    def flatten(self) -> nn.Parameter:
-        """All parameters as one vector (see `flatten_parameters`).
-
-        Call it once, on the device where the policy stays: on the CPU small networks are then run written out, on a GPU
-        acting is recorded.
-        """
-        flat = flatten_parameters(self)
-        assert flat.grad is not None
-        self.flat_grad = flat.grad
-        known = type(self.base) in (FlexBase, MLPBase)
-        self.fused = FusedPolicy(self, flat) if known and FusedPolicy.fits(self) else None
-        if flat.is_cuda and self.recordable:
-            self.act = recorded(self.act, flat.device)  # type: ignore[method-assign]  # of this instance alone
-        return flat
-
     def freeze(self, names: set[str]) -> None:
-        """Keep parameters as they are; needs `flatten` before.
-
-        Their gradients become zero, which moves neither Adam nor RMSprop.
-        """
+        """Keep parameters as they are: learners set their gradients to zero, which moves neither Adam nor RMSprop."""
         self.frozen = flat_indices(self, names)
 
     def forward(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree]) -> PolicyOutput:
@@ -106,8 +92,6 @@ class Policy(nn.Module):
 
         Actions carry no gradient.
         """
-        if self.fused is not None and ACTION_MASK not in signals:
-            return *self.fused.act(obs, deterministic), carry
         output = self(obs, carry, masks, signals)
         action = output.distribution.mode() if deterministic else output.distribution.sample()
         return output.value, action, output.distribution.log_prob(action), output.carry
@@ -141,50 +125,13 @@ class Policy(nn.Module):
 
     def get_value(self, obs: Tree, carry: Tensor, masks: Tensor) -> Tensor:
         """V(obs): `[N]`, without gradient."""
-        if self.fused is not None:
-            return self.fused.value(obs)
         with torch.no_grad():
             return self.base(obs, carry, masks)[0]
 
     def evaluate_actions(
-        self,
-        obs: Tree,
-        carry: Tensor,
-        masks: Tensor,
-        signals: dict[str, Tree],
-        actions: Tensor,
-        *,
-        with_graph: bool = False,
+        self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], actions: Tensor
     ) -> Evaluation:
-        """Value, log-probability of `actions` and entropy, each `[...]` like `masks`; needs `flatten` before.
-
-        `with_graph` gives the distribution and everything else that was computed, with its graph, as `output`.
-        """
-        written_out = self.fused is not None and ACTION_MASK not in signals and not self.auxiliary.heads
-        if written_out and not with_graph:
-            assert self.fused is not None
-            evaluation = self.fused.evaluate(obs, actions)
-        else:
-            evaluation = self._evaluate(self(obs, carry, masks, signals), actions)
-        if (frozen := self.frozen) is None:
-            return evaluation
-
-        def backward(*grads: Any) -> None:
-            evaluation.backward(*grads)
-            self.flat_grad[frozen] = 0.0
-
-        return evaluation._replace(backward=backward)
-
-    def _evaluate(self, output: PolicyOutput, actions: Tensor) -> Evaluation:
-        outputs = output.value, output.distribution.log_prob(actions), output.distribution.entropy()
-
-        def backward(to_value: Any, to_log_prob: Any, to_entropy: Any, auxiliary_loss: Tensor | None) -> None:
-            self.flat_grad.zero_()
-            grads = [torch.as_tensor(grad) for grad in (to_value, to_log_prob, to_entropy)]
-            if auxiliary_loss is None:
-                torch.autograd.backward(outputs, grads)
-            else:
-                torch.autograd.backward((*outputs, auxiliary_loss), [*grads, torch.ones_like(auxiliary_loss)])
-
-        _, (value, log_prob, entropy) = arrays(*outputs)
-        return Evaluation(value, log_prob, entropy, backward, self.auxiliary(output.layers), output)
+        """What the policy says of `actions` that were taken after `obs`."""
+        value, distribution, _, _, layers = self(obs, carry, masks, signals)
+        log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
+        return Evaluation(value, log_prob, entropy, distribution, self.auxiliary(layers))

@@ -2,19 +2,18 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional
 
-from a2c_ppo_acktr.arrays import arrays, flat_indices, flatten_parameters
+from a2c_ppo_acktr.arrays import flat_indices
 from a2c_ppo_acktr.interfaces import ACTION_MASK, EnvSpaces, Tree
-from a2c_ppo_acktr.model.encoders import FlatEncoder, ImageEncoder, make_encoder
-from a2c_ppo_acktr.model.layers import IDENTITY, MLP, RELU, Activation, layers_backward, layers_forward
+from a2c_ppo_acktr.model.encoders import ImageEncoder, make_encoder
+from a2c_ppo_acktr.model.layers import MLP
 from a2c_ppo_acktr.model.recurrent import GRU, LSTM
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
 
@@ -120,36 +119,16 @@ class QNetwork(nn.Module):
         widths = [self.encoder.output_size, *hidden_size[:-1]]
         self.torso_size: int = widths[-1]
         self.feature_size: int = self.torso_size if head_input is None else head_input
-        self.torso = MLP(*widths, activation=RELU, make_layer=make_layer)
+        self.torso = MLP(*widths, activation=nn.ReLU, make_layer=make_layer)
 
         def head(size: int) -> MLP:
             sizes = self.feature_size, hidden_size[-1], size
-            return MLP(*sizes, activation=RELU, last=IDENTITY, make_layer=make_layer)
+            return MLP(*sizes, activation=nn.ReLU, last=nn.Identity, make_layer=make_layer)
 
         self.advantage = head(num_actions * num_outputs)
         self.value = head(num_outputs) if dueling else None
         self.noisy_layers = [module for module in self.modules() if isinstance(module, NoisyLinear)]
-        self.views: _Views | None = None
         self.frozen: Tensor | None = None
-
-    @property
-    def recordable(self) -> bool:
-        """See `model.Policy`."""
-        return self.carry_size == 0
-
-    def flatten(self) -> nn.Parameter:
-        """All parameters as one vector (see `flatten_parameters`); on the CPU, layers of vectors are then written out.
-
-        Call it once, on the device where the network stays.
-        """
-        flat = flatten_parameters(self)
-        small = isinstance(self.encoder, FlatEncoder) and not self.noisy_layers and flat.device.type == "cpu"
-        small = small and self.carry_size == 0
-        for mlp in (module for module in self.modules() if isinstance(module, MLP)):
-            mlp.written_out = mlp.written_out and small
-        assert flat.grad is not None
-        self.flat_grad, self.views = flat.grad, _Views.of(self) if small else None
-        return flat
 
     def freeze(self, names: set[str]) -> None:
         """Keep parameters as they are: learners set their gradients to zero, which does not move Adam."""
@@ -173,8 +152,12 @@ class QNetwork(nn.Module):
             self.mute()
 
     def features(self, obs: Tree) -> Tensor:
-        """What the head reads: `[..., feature_size]`."""
+        """What the layers make of observations: `[..., W]`."""
         return self.torso(self.encoder(obs))
+
+    def read(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Read one step of N environments: what the head reads, `[N, feature_size]`, and the next carry."""
+        return self.features(obs), carry
 
     def head(self, features: Tensor) -> Tensor:
         """`[..., A, K]`, with two heads V + A - mean over actions of A."""
@@ -186,46 +169,6 @@ class QNetwork(nn.Module):
     def forward(self, obs: Tree) -> Tensor:
         """`[..., A, K]` for observations `[..., *shape]`."""
         return self.head(self.features(obs))
-
-    def outputs(self, obs: Tree) -> Any:
-        """`[B, A, K]` without gradient, an array as of `arrays.arrays`."""
-        if self.views is not None:
-            return self._written_out(self.views, obs)[0]
-        with torch.no_grad():
-            return arrays(self(obs))[1][0]
-
-    def evaluate(self, obs: Tree) -> "Prediction":
-        """Outputs `[B, A, K]`, and the way back from them; needs `flatten` before."""
-        if self.views is None:
-            return self.by_autograd(self(obs))
-        views, (outputs, torso, advantage, value) = self.views, self._written_out(self.views, obs)
-
-        def backward(grad: np.ndarray) -> None:
-            to_advantage = grad if self.value is None else grad - grad.mean(1, keepdims=True)
-            to_torso = views.advantage.backward(advantage, to_advantage.reshape(len(grad), -1))
-            if self.value is not None:
-                to_torso += views.value.backward(value, grad.sum(1))
-            views.torso.backward(torso, to_torso, to_input=False)
-
-        return Prediction(outputs, backward)
-
-    def by_autograd(self, outputs: Tensor) -> "Prediction":
-        """Outputs of any shape, and the way back through their graph."""
-
-        def backward(grad: Any) -> None:
-            self.flat_grad.zero_()
-            outputs.backward(torch.as_tensor(grad))
-
-        return Prediction(arrays(outputs)[1][0], backward)
-
-    def _written_out(self, views: "_Views", obs: Tree) -> tuple[Any, ...]:
-        """`forward`, and the layers of torso and heads."""
-        torso = views.torso.forward(self.encoder(obs).numpy())
-        advantage, value = views.advantage.forward(torso[-1]), views.value.forward(torso[-1])
-        outputs = advantage[-1].reshape(-1, self.num_actions, self.num_outputs)
-        if self.value is not None:
-            outputs = value[-1][:, None] + outputs - outputs.mean(1, keepdims=True)
-        return outputs, torso, advantage, value
 
 
 class RecurrentQNetwork(QNetwork):
@@ -249,6 +192,12 @@ class RecurrentQNetwork(QNetwork):
         self.state_size = self.core.carry_size
         self.carry_size = self.state_size + self.num_actions + 1
 
+    def read(self, obs: Tree, carry: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """See `QNetwork`."""
+        state, previous = carry[:, : self.state_size], carry[:, self.state_size :]
+        features, state = self.remember(obs, previous, state, masks)
+        return features, torch.cat([state, previous], -1)
+
     def remember(self, obs: Tree, previous: Tensor, state: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Read one step, `[N, ...]`, or a sequence, `[T, N, ...]`.
 
@@ -265,59 +214,3 @@ class RecurrentQNetwork(QNetwork):
 
 
 CORES: dict[str, type[LSTM] | type[GRU]] = {"lstm": LSTM, "gru": GRU}
-
-
-class Prediction(NamedTuple):
-    """What a network gave, and how to learn from it."""
-
-    outputs: Any
-    """An array as of `arrays.arrays`, without autograd."""
-    backward: Callable[[Any], None]
-    """Given the derivative of a loss by the outputs, set the gradient of the network's flat parameters."""
-
-
-class Losses(NamedTuple):
-    """What a batch of B windows gave."""
-
-    losses: Any
-    """[B], unweighted; arrays as of `arrays.arrays`, as all that follows."""
-    slopes: Any
-    """[B, ...] derivatives of the losses by the network's outputs."""
-    priorities: Any
-    """[B] what the windows are sampled by from now on."""
-    values: Any
-    """[B] Q of the actions that were taken."""
-    backward: Callable[[Any], None]
-    """See `Prediction`."""
-
-
-class _Part(NamedTuple):
-    """An `MLP` in NumPy: its parameters and their gradients as views."""
-
-    parameters: list[np.ndarray]
-    grads: list[np.ndarray]
-    activations: list[Activation]
-
-    @staticmethod
-    def of(mlp: MLP | None) -> "_Part":
-        leaves = mlp.leaves if mlp is not None else []
-        grads = [leaf.grad.numpy() for leaf in leaves if leaf.grad is not None]
-        return _Part([leaf.detach().numpy() for leaf in leaves], grads, mlp.activations if mlp is not None else [])
-
-    def forward(self, x: np.ndarray) -> list[np.ndarray]:
-        return layers_forward(x, self.parameters, self.activations)
-
-    def backward(self, outputs: list[np.ndarray], grad: np.ndarray, to_input: bool = True) -> np.ndarray:
-        return layers_backward(outputs, self.parameters, self.activations, grad, self.grads, to_input)
-
-
-class _Views(NamedTuple):
-    """The parts of a `QNetwork`."""
-
-    torso: _Part
-    advantage: _Part
-    value: _Part
-
-    @staticmethod
-    def of(network: QNetwork) -> "_Views":
-        return _Views(*(_Part.of(mlp) for mlp in (network.torso, network.advantage, network.value)))

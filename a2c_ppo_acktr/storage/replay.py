@@ -32,12 +32,12 @@ class Transitions(NamedTuple):
     obs: Tree
     actions: Tensor
     """[B, ...] taken in `obs`."""
-    returns: Any
-    """[B] discounted rewards of the window's steps; an array as of `arrays.arrays`, as the next ones."""
-    discounts: Any
+    returns: Tensor
+    """[B] discounted rewards of the window's steps."""
+    discounts: Tensor
     """[B] gamma^m after m steps, 0 where `next_obs` is terminal: what the value of `next_obs` is worth."""
     next_obs: Tree
-    weights: Any
+    weights: Tensor
     """[B] importance weights, at most 1."""
     rows: np.ndarray
     """[B] where the windows begin: `update_priorities` wants them back."""
@@ -84,7 +84,6 @@ class Buffer(ABC):
         self.row_bytes = row_bytes(spaces) + extra_bytes
         check_memory(size * num_envs, self.row_bytes)
         self.slots, self.num_steps = Slots(size, num_envs, spaces), num_steps
-        self.on_cpu = torch.device(device).type == "cpu"
         self.device, self.n_step, self.gamma, self.alpha, self.saved = device, n_step, gamma, alpha, saved
         self.valid, self.size = np.zeros(num_items, np.bool_), 0
         self.tree = SumTree(num_items) if alpha > 0.0 else None
@@ -120,9 +119,8 @@ class Buffer(ABC):
         if self.tree is not None:
             self.tree.set(items, self.max_priority**self.alpha if valid else 0.0)
 
-    def _give(self, array: np.ndarray) -> Any:
-        """An array as of `arrays.arrays`."""
-        return array if self.on_cpu else torch.from_numpy(array).to(self.device)
+    def _give(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
     def _draw(self, num: int, beta: float) -> tuple[np.ndarray, np.ndarray]:
         """Random items `[num]`, and their importance weights, float32.

@@ -41,8 +41,8 @@ class Sequences(NamedTuple):
     """[L, B] gamma^m after m steps, 0 where the window ends in a terminal observation."""
     ends: Tensor
     """[L, B] the slot, counted from the sequence's first, that the window leads to."""
-    weights: Any
-    """[B] importance weights, at most 1; an array as of `arrays.arrays`."""
+    weights: Tensor
+    """[B] importance weights, at most 1."""
     rows: np.ndarray
     """[B] which sequences these are: `update_priorities` wants them back."""
 

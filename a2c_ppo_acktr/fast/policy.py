@@ -1,20 +1,37 @@
-"""A small actor-critic on the CPU without autograd: the layers of `mlp.py`, and its gradient by hand.
+"""A small policy on the CPU without autograd: acting, values, and the way from derivatives back to the parameters.
 
 The gradient is written into the parameters' `grad`, with one call for the same layer of actor and critic.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from a2c_ppo_acktr.arrays import flat_vectors
 from a2c_ppo_acktr.distributions import HALF_LOG_2PI, CategoricalHead, DiagGaussianHead
-from a2c_ppo_acktr.interfaces import Evaluation
+from a2c_ppo_acktr.fast.layers import TANH, layers_backward, layers_forward
+from a2c_ppo_acktr.interfaces import ACTION_MASK, Tree
+from a2c_ppo_acktr.model.bases import FlexBase, MLPBase
 from a2c_ppo_acktr.model.encoders import FlatEncoder
-from a2c_ppo_acktr.model.layers import TANH, layers_backward, layers_forward
+from a2c_ppo_acktr.model.policy import Policy
+
+
+class Evaluated(NamedTuple):
+    """What a policy says of actions that were taken, in NumPy, and the way back."""
+
+    value: np.ndarray
+    """[B], or [T, n] for recurrent policies, as all that follows."""
+    log_prob: np.ndarray
+    entropy: np.ndarray
+    backward: Callable[[np.ndarray, np.ndarray, np.ndarray, Tensor | None], None]
+    """Given the derivatives of a loss by the three, and the auxiliary loss with its graph where there is one, set the
+    gradient of the policy's parameters."""
+    predictions: dict[str, Tensor] = {}
+    """Of the auxiliary heads, by label, with their graph."""
 
 
 class _Views(NamedTuple):
@@ -34,7 +51,7 @@ class _Views(NamedTuple):
         """Cut `flat`, which is in the order of `policy.parameters()`."""
         modules = (policy.base, policy.head)  # auxiliary heads follow them
         shapes = [tuple(parameter.shape) for module in modules for parameter in module.parameters()]
-        tower = shapes[: len(policy.base.actor.leaves)]
+        tower = shapes[: len(list(policy.base.actor.parameters()))]
         size = sum(map(math.prod, tower))
         towers = _cut(flat[: 2 * size].reshape(2, size), tower)
         rest = flat[2 * size : sum(map(math.prod, shapes))]
@@ -55,30 +72,30 @@ class FusedPolicy:
     Logits and means are `[A, B]` in here: reductions over a few actions are several times faster along columns.
 
     Args:
-        policy: one that `fits`.
-        flat: its parameters (see `arrays.flatten_parameters`); they must keep their memory, as in-place optimizers and
-            `load_state_dict` do.
+        policy: one that `fits`, flattened (see `arrays.flatten_parameters`); its parameters must keep their memory, as
+            in-place optimizers and `load_state_dict` let them.
     """
 
-    def __init__(self, policy: Any, flat: nn.Parameter) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.gaussian = isinstance(policy.head, DiagGaussianHead)
-        assert flat.grad is not None
-        self.views, self.grads = (_Views.of(tensor.numpy(), policy) for tensor in (flat.detach(), flat.grad))
+        self.views, self.grads = (_Views.of(tensor.numpy(), policy) for tensor in flat_vectors(policy))
         self.critic = [parameter[1] for parameter in self.views.towers]
         self.activations = [TANH] * (len(self.critic) // 2)
 
     @staticmethod
-    def fits(policy: Any) -> bool:
-        """Whether a policy, whose base is a FlexBase, has the form that is written out here."""
+    def fits(policy: Policy) -> bool:
+        """Whether a policy has the form that is written out here."""
         base = policy.base
         return (
-            base.carry_size == 0
-            and not base.shared.leaves
-            and len(base.actor.leaves) > 0
-            and isinstance(base.encoder, FlatEncoder)
+            type(policy) is Policy
+            and type(base) in (FlexBase, MLPBase)
+            and base.carry_size == 0
+            and not len(base.shared)
+            and len(base.actor) > 0
+            and type(base.encoder) is FlatEncoder
             and base.encoder.num_axes == 1
             and base.encoder.dtype == torch.float32
-            and isinstance(policy.head, CategoricalHead | DiagGaussianHead)
+            and type(policy.head) in (CategoricalHead, DiagGaussianHead)
             and base.value.weight.device.type == "cpu"
         )
 
@@ -113,7 +130,7 @@ class FusedPolicy:
             log_prob = log_probs[action, np.arange(len(action))]
         return torch.from_numpy(value), torch.from_numpy(action), torch.from_numpy(log_prob)
 
-    def evaluate(self, obs: Tensor, actions: Tensor) -> Evaluation:
+    def evaluate(self, obs: Tensor, actions: Tensor) -> Evaluated:
         """Value, log-probability of `actions` and entropy, each `[B]`.
 
         d log p_a / d logits = onehot(a) - p          d H / d logits = -p (log p + H)
@@ -150,7 +167,7 @@ class FusedPolicy:
             np.multiply(to_value[:, None], views.value_weight, out=to_towers[1])
             layers_backward(layers, views.towers, self.activations, to_towers, grads.towers)
 
-        return Evaluation(value, log_prob, entropy, backward)
+        return Evaluated(value, log_prob, entropy, backward)
 
     def _gaussian(self, mean: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Deviations z `[A, B]` and log densities `[B]` of `actions: [B, A]`."""
@@ -162,3 +179,27 @@ class FusedPolicy:
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     logits = logits - logits.max(0)
     return logits - np.log(np.exp(logits).sum(0))
+
+
+def act(policy: Policy) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None:
+    """`Policy.act` in NumPy, which then also draws the actions; None where the policy has another form."""
+    if not FusedPolicy.fits(policy):
+        return None
+    fused = FusedPolicy(policy)
+
+    def act(
+        obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if ACTION_MASK in signals:
+            return policy.act(obs, carry, masks, signals, deterministic=deterministic)
+        return *fused.act(obs, deterministic), carry
+
+    return act
+
+
+def get_value(policy: Policy) -> Callable[[Tree, Tensor, Tensor], Tensor] | None:
+    """`Policy.get_value` in NumPy; None where the policy has another form."""
+    if not FusedPolicy.fits(policy):
+        return None
+    fused = FusedPolicy(policy)
+    return lambda obs, carry, masks: fused.value(obs)
