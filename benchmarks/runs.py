@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from a2c_ppo_acktr.jobs import launcher
+from a2c_ppo_acktr.run import folder
 from benchmarks.curves import curve, read_episodes, training_return, write_curve
 from benchmarks.provenance import commit
 from benchmarks.records import METRICS, Record
@@ -36,7 +37,7 @@ class Run:
         self.row, self.seed, self.work = row, seed, work
         self.folder = work / row.name / f"seed{seed}"
         self.result_file = self.folder / "result.json"
-        self.checkpoint = launcher.latest_checkpoint(self.folder)
+        self.checkpoint = folder.latest_checkpoint(self.folder)
         self.note = self.folder.with_suffix(".json")
         self.lock_file, self.log_file = self.folder.with_suffix(".lock"), self.folder.with_suffix(".log")
 
@@ -62,7 +63,7 @@ class Run:
 
     def train_command(self) -> list[str]:
         """Begin or continue; the same run as `command`, with its files in `folder`."""
-        return launcher.train_command(self.folder, [*shlex.split(self.command)[2:], "--save-dir", ""])
+        return folder.train_command(self.folder, [*shlex.split(self.command)[2:], "--save-dir", ""])
 
     def evaluate_command(self) -> list[str]:
         """Evaluate the finished training, or the best checkpoint that it kept."""
@@ -75,7 +76,7 @@ class Run:
         self.check()
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         commits = json.loads(self.note.read_text())["commits"] if self.note.is_file() else []
-        if launcher.set_aside(self.folder):
+        if folder.set_aside(self.folder):
             commits = []
         if (now := commit()) not in commits:
             commits.append(now)
@@ -87,7 +88,7 @@ class Run:
 
     def progress(self) -> tuple[int, float]:
         """Environment steps and seconds so far."""
-        row = launcher.progress(self.folder)
+        row = folder.progress(self.folder)
         return int(row.get("step", 0)), float(row.get("seconds", 0.0))
 
     def finish(self, results: Path) -> None:

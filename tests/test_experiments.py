@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from a2c_ppo_acktr.jobs import launcher, waiter
+from a2c_ppo_acktr.run import folder
 from tests.queues import CARTPOLE, ONCE, make_queue, start_scheduler, states, traces, wait_until
 from write_and_test import experiments
 from write_and_test.experiment import Attempt, Settled
@@ -23,7 +24,7 @@ def run_instead(monkeypatch):
     """Runs become real processes of a shell script, whose `$1` is the run folder."""
 
     def replace(script):
-        monkeypatch.setattr(launcher, "train_command", lambda folder, flags: ["sh", "-c", script, "sh", str(folder)])
+        monkeypatch.setattr(folder, "train_command", lambda folder, flags: ["sh", "-c", script, "sh", str(folder)])
 
     return replace
 
@@ -258,7 +259,7 @@ def test_a_real_run_is_stopped_continued_and_finished_once(tmp_path):
     queue.add({**CARTPOLE, "preset": "classic", "num_env_steps": 4000, "save_interval": 2})
     experiment = queue.experiments()[0]
     scheduler = start_scheduler(queue)
-    wait_until(lambda: launcher.latest_checkpoint(experiment.run_folder).is_file())
+    wait_until(lambda: folder.latest_checkpoint(experiment.run_folder).is_file())
     os.kill(scheduler.pid, signal.SIGTERM)
     scheduler.join()
     assert scheduler.exitcode == 143

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from a2c_ppo_acktr.jobs import launcher, waiter
-from a2c_ppo_acktr.run import checkpoint
+from a2c_ppo_acktr.run import checkpoint, folder
 from a2c_ppo_acktr.utils import UsageError
 from write_and_test.settings import QUEUE_DEFAULTS, Settings, to_flags
 
@@ -88,14 +88,14 @@ class Experiment:
             return "finished"
         if _is_failure(last):
             return "failed"
-        return "resumable" if launcher.latest_checkpoint(self.run_folder).is_file() else "waiting"
+        return "resumable" if folder.latest_checkpoint(self.run_folder).is_file() else "waiting"
 
     def reached_its_end(self) -> bool:
         """Whether the checkpoint is of the last step: nobody may have been left to note the exit code."""
-        if int(launcher.progress(self.run_folder).get("step", 0)) < self.total:
+        if int(folder.progress(self.run_folder).get("step", 0)) < self.total:
             return False  # without the cost of loading a checkpoint
         try:
-            saved = checkpoint.load(launcher.latest_checkpoint(self.run_folder))
+            saved = checkpoint.load(folder.latest_checkpoint(self.run_folder))
         except UsageError:
             return False
         return saved["logger"]["step"] >= self.total
@@ -109,7 +109,7 @@ class Experiment:
 
     def status(self) -> Status:
         """A row of the table."""
-        state, events, progress = self.state, self.events(), launcher.progress(self.run_folder)
+        state, events, progress = self.state, self.events(), folder.progress(self.run_folder)
         last_return = progress.get("charts/episodic_return")
         return Status(
             name=self.name,
@@ -152,8 +152,8 @@ class Attempt:
             waiter.append(experiment.journal, event="end", exit_code=0, reason="checkpoint")
         if not experiment.startable(self.retries):
             raise Settled
-        launcher.set_aside(experiment.run_folder)
-        command = launcher.train_command(experiment.run_folder, to_flags(QUEUE_DEFAULTS | experiment.settings))
+        folder.set_aside(experiment.run_folder)
+        command = folder.train_command(experiment.run_folder, to_flags(QUEUE_DEFAULTS | experiment.settings))
         waiter.append(experiment.journal, event="start", command=command[1:])
         return [waiter.command_line(experiment.journal, self.timeout, command)]
 

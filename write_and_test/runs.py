@@ -12,8 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.envs.vector import Envs
-from a2c_ppo_acktr.jobs import launcher
-from a2c_ppo_acktr.run import checkpoint
+from a2c_ppo_acktr.run import checkpoint, folder
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.utils import UsageError
 from evaluate import load_agent
@@ -65,7 +64,7 @@ def table(places: Places) -> pd.DataFrame:
     differing = [name for name in names if len({repr(one.get(name)) for one in all_settings}) > 1]
     rows = []
     for run, own in zip(runs, all_settings, strict=True):
-        progress, steps = launcher.progress(run), own["num_env_steps"]
+        progress, steps = folder.progress(run), own["num_env_steps"]
         rows.append(
             {
                 "run": _name(run),

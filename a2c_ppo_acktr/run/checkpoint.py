@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.run.folder import latest_checkpoint
 from a2c_ppo_acktr.utils import UsageError
 
 FORMAT = "a2c_ppo_acktr.checkpoint"
@@ -140,7 +141,7 @@ def find(load_dir: str | Path, env_name: str | None, flag: str = "--load-dir") -
     if place.is_file():
         return place
     if (place / "checkpoints").is_dir():
-        return _existing(place / "checkpoints" / "latest.pt")
+        return _existing(latest_checkpoint(place))
     if env_name is not None:
         path = place / f"{file_name(env_name)}.pt"
         if path.is_file():

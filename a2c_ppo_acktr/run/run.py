@@ -15,6 +15,7 @@ from typing import Any, SupportsFloat
 from a2c_ppo_acktr import __version__
 from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.run import checkpoint, histograms
+from a2c_ppo_acktr.run.folder import latest_checkpoint
 from a2c_ppo_acktr.run.logger import Clock, Logger
 from a2c_ppo_acktr.run.tracking import Tracker
 from a2c_ppo_acktr.seeding import get_rng_state, set_rng_state
@@ -77,7 +78,7 @@ class Run:
     @property
     def latest(self) -> Path:
         """The newest checkpoint."""
-        return self.folder / "checkpoints" / "latest.pt"
+        return latest_checkpoint(self.folder)
 
     @property
     def step(self) -> int:
