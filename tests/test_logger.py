@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main
 from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.interfaces import Episode
-from a2c_ppo_acktr.run.logger import Clock, Logger
+from a2c_ppo_acktr.run.clock import Clock
+from a2c_ppo_acktr.run.logger import Logger
 
 
 @pytest.fixture(autouse=True)

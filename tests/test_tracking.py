@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main
 from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.run import checkpoint, histograms, tracking
+from a2c_ppo_acktr.run.clock import Clock
+from a2c_ppo_acktr.run.run import HISTOGRAM_SECONDS, HISTOGRAM_SHARE
 
 wandb = pytest.importorskip("wandb")
 LINE = "--algo ppo --env-name CartPole-v1 --num-env-steps 1280 --num-mini-batch 4 --log-interval 4 --log-dir run"
@@ -182,10 +184,10 @@ def test_histograms_are_what_numpy_counts_without_what_is_not_finite():
 def test_the_clock_of_histograms_bounds_their_share_of_the_time(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    clock, spent = histograms.HistogramClock(), 0.0
+    clock, spent = Clock(None, HISTOGRAM_SECONDS, HISTOGRAM_SHARE), 0.0
     while now[0] < 36_000:
         now[0] += 1.0
-        if clock.due():
+        if clock.due(update=1):
             now[0] += 2.0
             spent += 2.0
             clock.took(2.0)

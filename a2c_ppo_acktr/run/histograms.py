@@ -1,13 +1,11 @@
-"""Distributions of the numbers in a learner's networks, at a clock that bounds what they cost."""
+"""Distributions of the numbers in a learner's networks."""
 
-import time
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
 BINS = 64
-SECONDS, LARGEST_SHARE = 60.0, 0.005
 
 
 class Histogram(NamedTuple):
@@ -19,21 +17,6 @@ class Histogram(NamedTuple):
     """[B + 1]"""
     total: float
     squares: float
-
-
-class HistogramClock:
-    """Due every `SECONDS`, less often where making them takes more than `LARGEST_SHARE` of the time."""
-
-    def __init__(self) -> None:
-        self.next = time.monotonic() + SECONDS
-
-    def due(self) -> bool:
-        """Whether to make them now."""
-        return time.monotonic() >= self.next
-
-    def took(self, seconds: float) -> None:
-        """Wait as long as making them allows."""
-        self.next = time.monotonic() + max(SECONDS, seconds / LARGEST_SHARE)
 
 
 def of_learner(learner: Any) -> dict[str, Histogram]:

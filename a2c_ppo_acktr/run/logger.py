@@ -16,31 +16,10 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.run.clock import Clock
 
 RECENT_EPISODES = 100
 BAR_INTERVAL = 0.2
-
-
-class Clock:
-    """Whether something is due: every `interval` updates where the user said so, else every `seconds`."""
-
-    def __init__(self, interval: int | None, seconds: float) -> None:
-        self.interval, self.seconds = interval, seconds
-        self.last = time.monotonic()
-
-    def due(self, update: int) -> bool:
-        """Ask once per update; True restarts the wait."""
-        if self.interval is not None:
-            return update % self.interval == 0
-        now = time.monotonic()
-        if now - self.last < self.seconds:
-            return False
-        self.last = now
-        return True
-
-    def took(self, seconds: float) -> None:
-        """What was due has been done: without an interval, it may take a twentieth of the time at most."""
-        self.last = time.monotonic() + max(0.0, 20.0 * seconds - self.seconds)
 
 
 class Logger:

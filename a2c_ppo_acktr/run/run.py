@@ -15,13 +15,15 @@ from typing import Any, SupportsFloat
 from a2c_ppo_acktr import __version__
 from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.run import checkpoint, histograms
+from a2c_ppo_acktr.run.clock import Clock
 from a2c_ppo_acktr.run.folder import latest_checkpoint
-from a2c_ppo_acktr.run.logger import Clock, Logger
+from a2c_ppo_acktr.run.logger import Logger
 from a2c_ppo_acktr.run.tracking import Tracker
 from a2c_ppo_acktr.seeding import get_rng_state, set_rng_state
 from a2c_ppo_acktr.utils import UsageError
 
 LINE_SECONDS, CHECKPOINT_SECONDS, BEST_SECONDS = 1.0, 60.0, 10.0
+HISTOGRAM_SECONDS, HISTOGRAM_SHARE = 60.0, 0.005
 RECORDED_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "mujoco", "ale-py")
 
 
@@ -70,7 +72,7 @@ class Run:
                 self.logger.say(f"nothing is left of its {total} steps: raise --num-env-steps to go on")
         if not episodes_continue:
             self.logger.say("the environments' states cannot be restored: every running episode begins anew")
-        self.histogram_clock = histograms.HistogramClock()
+        self.histogram_clock = Clock(None, HISTOGRAM_SECONDS, HISTOGRAM_SHARE)
         self.line_clock = Clock(settings["log_interval"], LINE_SECONDS)
         self.save_clock = Clock(settings["save_interval"], CHECKPOINT_SECONDS)
         self.best_clock = Clock(None, BEST_SECONDS)
@@ -123,7 +125,7 @@ class Run:
         self.logger.episodes(episodes, self.collector.env_steps)
         if self.line_clock.due(self.update):
             self.write_line()
-        if self.histogram_clock.due():
+        if self.histogram_clock.due(self.update):
             self.write_histograms()
         if self.settings["eval_interval"] is None:
             mean_return = self.logger.mean_return()
