@@ -2,8 +2,8 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.envs.video.camera import filming
 from a2c_ppo_acktr.files import write_atomically
 from a2c_ppo_acktr.interfaces import Step, StepArrays
-from a2c_ppo_acktr.process import set_threads
+from a2c_ppo_acktr.process import default_threads, set_threads
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
@@ -110,24 +110,13 @@ def load_agent(
     """
     contents = checkpoint.load(path)
     args = arguments.from_plain(contents["settings"])
-    envs = make_vec_envs(
-        env_name or args.env_name,
-        num_envs,
-        seed=seed,
-        gamma=vars(args.config).get("gamma", 0.99),
-        env_kwargs=args.env_kwargs,
-        vec_env=args.vec_env if render_mode is None else "dummy",
-        normalize=args.normalize_env,
-        frame_stack=args.frame_stack,
-        clip_actions=args.clip_actions,
-        training=False,
-        render_mode=render_mode,
-        aux_wrapper_kwargs=args.aux_wrapper_kwargs,
-        auxiliary_truth_sizes=args.auxiliary_truth_sizes,
-        time_feature=args.time_feature,
-        hide_observations=args.hide_observations,
+    config = dataclasses.replace(
+        args.env,
+        env_name=env_name or args.env.env_name,
+        vec_env=args.env.vec_env if render_mode is None else "dummy",
     )
-    set_threads((os.cpu_count() or 1) if is_image(envs.observation_space) else 1)
+    envs = make_vec_envs(config, num_envs, seed, gamma=args.gamma, training=False, render_mode=render_mode)
+    set_threads(default_threads(images=is_image(envs.observation_space)))
     try:
         algorithm = algo.make(args.algo, args.config, envs.spaces)
         algorithm.load_state_dict(contents["algorithm"])
@@ -135,7 +124,7 @@ def load_agent(
             envs.normalizer.load_state_dict(contents["normalizer"])
     except (RuntimeError, ValueError) as error:
         envs.close()
-        raise UsageError(f"checkpoint {path} does not fit {env_name}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"checkpoint {path} does not fit {config.env_name}: {str(error).splitlines()[0]}") from error
     return algorithm, envs
 
 

@@ -1,7 +1,6 @@
 """Train: `python main.py --algo ppo --env-name CartPole-v1`. The loop that every algorithm shares."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,14 @@ from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.envs import describe, make_vec_envs
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations
-from a2c_ppo_acktr.process import Interrupted, StopOnSignals, pick_device, set_threads, tune_process
+from a2c_ppo_acktr.process import (
+    Interrupted,
+    StopOnSignals,
+    default_threads,
+    pick_device,
+    set_threads,
+    tune_process,
+)
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.clone import clone_parameters
 from a2c_ppo_acktr.run.run import Diverged, Run
@@ -25,22 +31,24 @@ EVAL_ENVS = 8
 
 def train(args: arguments.RunConfig) -> None:
     """Train as `args` say; `Interrupted` where a signal ended it early."""
-    resumed = checkpoint.load(args.resume) if args.resume is not None else None
+    resumed = checkpoint.load(args.log.resume) if args.log.resume is not None else None
     demonstrations = load_demonstrations(args)
     seed_everything(args.seed, args.cuda_deterministic)
     tune_process()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopOnSignals())
-        envs = make_envs(args, args.num_processes, args.seed, training=True)
+        video = args.log.capture_video
+        envs = make_vec_envs(args.env, args.num_processes, args.seed, gamma=args.gamma, capture_video=video)
         stack.callback(envs.close)
-        set_threads(args.torch_threads or (os.cpu_count() if is_image(envs.observation_space) else 1) or 1)
+        set_threads(args.torch_threads or default_threads(is_image(envs.observation_space)))
         algorithm = make_algorithm(args, envs, demonstrations)
         clone(args, algorithm, envs, resumed)
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
         collector = algorithm.make_collector(envs, storage)
-        run = Run(arguments.to_plain(args), algorithm, collector, envs.normalizer, resumed, envs.camera)
+        settings = arguments.to_plain(args)
+        run = Run(args.log, settings, algorithm, collector, envs.normalizer, resumed, envs.camera)
         stack.callback(run.close)
-        run.logger.say(f"{describe(args.env_name, envs)}; {storage.describe()}")
+        run.logger.say(f"{describe(args.env.env_name, envs)}; {storage.describe()}")
 
         while not algorithm.finished and collector.env_steps < args.num_env_steps and stop.requested is None:
             algorithm.schedule(collector.env_steps, args.num_env_steps)
@@ -59,7 +67,7 @@ def train(args: arguments.RunConfig) -> None:
 
 def load_demonstrations(args: arguments.RunConfig) -> Demonstrations | None:
     """What to imitate, if anything; before any environment starts."""
-    return args.imitation.load(args.env_name, args.seed) if args.imitation is not None else None
+    return args.imitation.load(args.env.env_name, args.seed) if args.imitation is not None else None
 
 
 def make_algorithm(args: arguments.RunConfig, envs: Envs, demonstrations: Demonstrations | None) -> algo.Algorithm:
@@ -82,36 +90,16 @@ def clone(args: arguments.RunConfig, algorithm: algo.Algorithm, envs: Envs, resu
         raise UsageError(f"--clone-args {args.clone_args}: {error}") from error
 
 
-def make_envs(args: arguments.RunConfig, num_envs: int, seed: int, training: bool) -> Envs:
-    """The environments that the flags describe."""
-    return make_vec_envs(
-        args.env_name,
-        num_envs,
-        seed=seed,
-        gamma=vars(args.config).get("gamma", 0.99),
-        env_kwargs=args.env_kwargs,
-        vec_env=args.vec_env,
-        normalize=args.normalize_env,
-        frame_stack=args.frame_stack,
-        clip_actions=args.clip_actions,
-        training=training,
-        aux_wrapper_kwargs=args.aux_wrapper_kwargs,
-        auxiliary_truth_sizes=args.auxiliary_truth_sizes,
-        time_feature=args.time_feature,
-        hide_observations=args.hide_observations,
-        capture_video=args.capture_video if training else 0,
-    )
-
-
 def evaluate_now(args: arguments.RunConfig, algorithm: algo.Algorithm, envs: Envs) -> tuple:
     """Returns and lengths of `eval_episodes` deterministic episodes, without a trace in the training."""
     with preserve_rng():
-        num_envs = min(max(args.num_processes, EVAL_ENVS), args.eval_episodes)
-        eval_envs = make_envs(args, num_envs, args.seed + args.num_processes, training=False)
+        num_envs = min(max(args.num_processes, EVAL_ENVS), args.log.eval_episodes)
+        seed = args.seed + args.num_processes
+        eval_envs = make_vec_envs(args.env, num_envs, seed, gamma=args.gamma, training=False)
         with contextlib.closing(eval_envs):
             if envs.normalizer is not None and eval_envs.normalizer is not None:
                 eval_envs.normalizer.load_state_dict(envs.normalizer.state_dict())
-            result = evaluate(algorithm, eval_envs, args.eval_episodes)
+            result = evaluate(algorithm, eval_envs, args.log.eval_episodes)
     return result["returns"], result["lengths"]
 
 

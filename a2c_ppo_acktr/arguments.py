@@ -11,12 +11,14 @@ from typing import Any
 
 from a2c_ppo_acktr.algo import ALGORITHMS
 from a2c_ppo_acktr.algo.gail import GAILConfig
+from a2c_ppo_acktr.envs import EnvConfig
 from a2c_ppo_acktr.envs.families import kind_of_observations
 from a2c_ppo_acktr.experts.demonstrations import ImitationConfig
-from a2c_ppo_acktr.flags import Parser, add_flags, flag
+from a2c_ppo_acktr.flags import Parser, add_flags, fill, flag, flatten
 from a2c_ppo_acktr.presets import PRESETS
 from a2c_ppo_acktr.process import lacks_bfloat16
 from a2c_ppo_acktr.run import checkpoint
+from a2c_ppo_acktr.run.config import LogConfig
 from a2c_ppo_acktr.utils import UsageError
 
 ACTOR_CRITICS = ("a2c", "ppo", "acktr")
@@ -24,66 +26,28 @@ UPSTREAM_PPO_FLAGS = ("ppo_epoch", "num_mini_batch", "clip_param")
 """Upstream parses these for every algorithm: accepted with one line where they have no effect."""
 RETURNS_SPELLINGS = {"returns": None, "use_gae": False}
 """Two flags for one setting, which beat each other's values in a preset and in a resumed run."""
+GAMMA = 0.99
+"""Upstream's discount, for algorithms without one of their own."""
 
 
 @dataclasses.dataclass
 class RunConfig:
-    """Flags that do not depend on the algorithm."""
+    """Flags that do not depend on the algorithm; all of them, nested ones too, have names of their own."""
 
     algo: str = flag("a2c", "algorithm", choices=tuple(ALGORITHMS))
-    env_name: str = flag("PongNoFrameskip-v4", "any Gymnasium id, module:EnvId, or dm.<domain>.<task>")
+    env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     num_env_steps: int = flag(10_000_000, "environment steps to train for, such as 1e6", low=1)
     num_processes: int = flag(16, "environments", low=1)
     num_steps: int = flag(5, "steps in each environment per update", low=0)
     seed: int = flag(1, "of everything; environment i gets seed + i", low=0)
     preset: str | None = flag(None, "published settings by name; flags given beside it win (see presets.py)")
-    resume: str | None = flag(None, "continue a run folder or checkpoint; without a value the newest run that fits")
 
     clone_parameter_experiment: str | None = flag(None, "start from layers of this run folder or checkpoint")
     clone_args: dict[str, Any] = flag(
         {}, "what is cloned: layers=[base.gru,base.shared] (default: base) freeze=True normalizer=False (see clone.py)"
     )
 
-    env_kwargs: dict[str, Any] = flag({}, "keyword arguments of the environment, such as gravity=9.8 render_fps=30")
-    aux_wrapper_kwargs: dict[str, Any] = flag(
-        {},
-        "auxiliary targets beside the environment's own: previous_action=True previous_reward=True observation=[0,3] "
-        "time_to_end=True (see targets.py)",
-    )
-    auxiliary_truth_sizes: list[int] | None = flag(
-        None, "cut a flat info['auxiliary'] into targets auxiliary_0, auxiliary_1, ... of these sizes", low=1
-    )
-    normalize_env: bool = flag(True, "normalize vector observations and rewards by running statistics")
-    clip_actions: bool | None = flag(
-        None, "keep continuous actions within their bounds (default: everywhere but in MuJoCo)"
-    )
-    time_feature: bool = flag(False, "append the share of the time limit that has passed to vector observations")
-    hide_observations: list[int] = flag([], "places of numbers to leave out of vector observations", low=0)
-    frame_stack: int | None = flag(None, "images to stack (default: 4 for Atari, 1 elsewhere)", low=1)
-    vec_env: str = flag(
-        "auto",
-        "native batched stepping, a loop in this process, one worker per core, or EnvPool; auto picks one of the first "
-        "three and says which",
-        choices=("auto", "native", "dummy", "subproc", "envpool"),
-    )
-
-    log_dir: str | None = flag(None, "run folder (default: runs/<env>__<algo>__<seed>__<time>); nothing is deleted")
-    log_interval: int | None = flag(None, "updates between metric lines (default: lines at least 1 s apart)", low=1)
-    save_dir: str = flag("./trained_models/", "folder for <algo>/<env-name>.pt, a copy of the latest checkpoint")
-    save_interval: int | None = flag(None, "updates between checkpoints (default: at least 60 s apart)", low=1)
-    checkpoint_interval: int = flag(0, "updates between numbered checkpoints that are kept; 0 is none", low=0)
-    eval_interval: int | None = flag(None, "updates between evaluations (default: none)", low=1)
-    eval_episodes: int = flag(10, "episodes of an evaluation", low=1)
-
-    exp_name: str | None = flag(None, "name of the experiment: begins the run folder's name and groups W&B's runs")
-    config_file_name: str | None = flag(None, "which queued experiment this is; recorded in config.json and W&B")
-    save_subdir: str | None = flag(None, "folder below --save-dir instead of <algo>")
-    save_name: str | None = flag(None, "file name below --save-dir, without .pt, instead of <env-name>")
-    capture_video: int = flag(0, "film every so many episodes of environment 0 into videos/; 0 is none", low=0)
-    track: bool = flag(False, "log to Weights & Biases too, offline where there is no account or connection")
-    wandb_project_name: str = flag("a2c-ppo-acktr", "W&B project")
-    wandb_entity: str | None = flag(None, "W&B user or team (default: the account's own)")
-    upload_video: bool = flag(False, "send films to W&B")
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
 
     cuda: bool = flag(True, "use the GPU where there is one")
     cuda_deterministic: bool = flag(False, "forbid nondeterministic kernels")
@@ -102,6 +66,11 @@ class RunConfig:
         config = self.gail_config if self.gail else self.config
         return config if isinstance(config, ImitationConfig) else None
 
+    @property
+    def gamma(self) -> float:
+        """The discount by which the environments scale rewards: the algorithm's, if it has one."""
+        return vars(self.config).get("gamma", GAMMA)
+
 
 def parse(argv: Sequence[str] | None = None) -> RunConfig:
     """The settings of a run.
@@ -115,7 +84,7 @@ def parse(argv: Sequence[str] | None = None) -> RunConfig:
     first = _first_pass(argv)
     stored: dict[str, Any] = {}
     if "resume" in first:
-        wanted = {"env_name": RunConfig.env_name, "algo": RunConfig.algo, "seed": str(RunConfig.seed)} | vars(first)
+        wanted = {"env_name": EnvConfig.env_name, "algo": RunConfig.algo, "seed": str(RunConfig.seed)} | vars(first)
         first.resume = str(checkpoint.find_resumable(first.resume, wanted))
         stored = checkpoint.load(first.resume)["settings"]
     name = getattr(first, "algo", stored.get("algo", RunConfig.algo))
@@ -133,23 +102,23 @@ def parse(argv: Sequence[str] | None = None) -> RunConfig:
 
     defaults = algorithm.run_defaults | _defaults_by_kind(algorithm, stored | given)
     run_values = defaults | stored | given | {"algo": name, "resume": getattr(first, "resume", None)}
-    config = _fill(algorithm.Config, defaults | stored.get("config", {}) | given)
-    gail_config = _fill(GAILConfig, (stored.get("gail_config") or {}) | given)
-    args = _fill(RunConfig, {**run_values, "config": config, "gail_config": gail_config})
+    config: Any = fill(algorithm.Config, defaults | stored.get("config", {}) | given)
+    gail_config = fill(GAILConfig, (stored.get("gail_config") or {}) | given)
+    args = fill(RunConfig, {**run_values, "config": config, "gail_config": gail_config})
     _check(args, explicit)
     return args
 
 
 def to_plain(args: RunConfig) -> dict[str, Any]:
-    """The settings as nested plain dictionaries, for config.json and checkpoints."""
-    return dataclasses.asdict(args)
+    """The settings as one plain dictionary, for config.json and checkpoints; the Configs are dictionaries within it."""
+    return flatten(args)
 
 
 def from_plain(settings: dict[str, Any]) -> RunConfig:
     """Inverse of `to_plain`; settings that this version does not know are dropped."""
-    config = _fill(ALGORITHMS[settings["algo"]].Config, settings["config"])
-    gail_config = _fill(GAILConfig, settings.get("gail_config") or {})
-    return _fill(RunConfig, {**settings, "config": config, "gail_config": gail_config})
+    config: Any = fill(ALGORITHMS[settings["algo"]].Config, settings["config"])
+    gail_config = fill(GAILConfig, settings.get("gail_config") or {})
+    return fill(RunConfig, {**settings, "config": config, "gail_config": gail_config})
 
 
 def read_flags(algorithm: str, argv: Sequence[str]) -> dict[str, Any]:
@@ -190,7 +159,7 @@ def _defaults_by_kind(algorithm: Any, values: dict[str, Any]) -> dict[str, Any]:
     """What the algorithm wants for the environment's kind of observation."""
     if not algorithm.defaults_by_kind:
         return {}
-    kind = kind_of_observations(values.get("env_name", RunConfig.env_name), values.get("env_kwargs"))
+    kind = kind_of_observations(fill(EnvConfig, algorithm.run_defaults | values))
     return algorithm.defaults_by_kind.get(kind, {})
 
 
@@ -232,22 +201,17 @@ def _find_algorithm(name: str) -> Any:
     return ALGORITHMS[name]
 
 
-def _fill(config: type, values: dict[str, Any]) -> Any:
-    names = {field.name for field in dataclasses.fields(config)}
-    return config(**{name: value for name, value in values.items() if name in names})
-
-
 def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
     """Refuse what cannot work; say in one line what has no effect."""
     for name in ("save_name", "save_subdir"):
-        part = getattr(args, name)
+        part = getattr(args.log, name)
         if part is not None and (not part or Path(part).is_absolute() or ".." in Path(part).parts):
             raise UsageError(f"--{name.replace('_', '-')} {part}: expected a name below --save-dir")
     if args.gail and args.algo not in ACTOR_CRITICS:
         raise UsageError(f"--gail: goes around {', '.join(ACTOR_CRITICS)}, not {args.algo}")
-    if args.normalize_env and ALGORITHMS[args.algo].reads_rewards:
+    if args.env.normalize_env and ALGORITHMS[args.algo].reads_rewards:
         raise UsageError(f"--normalize-env: {args.algo} reads rewards, which an evaluation does not normalize")
-    if args.track and importlib.util.find_spec("wandb") is None:
+    if args.log.track and importlib.util.find_spec("wandb") is None:
         raise UsageError("--track needs the wandb extra: pip install -e '.[wandb]'")
     args.config.check(args.num_steps, args.num_processes)
     reasons = _without_effect(args)
@@ -270,9 +234,9 @@ def _without_effect(args: RunConfig) -> dict[str, str]:
         )
     if args.clone_parameter_experiment is None:
         reasons["clone_args"] = "has no effect without --clone-parameter-experiment"
-    if not args.track:
+    if not args.log.track:
         for_wandb = ("wandb_project_name", "wandb_entity", "upload_video")
         reasons |= dict.fromkeys(for_wandb, "has no effect without --track")
-    if not args.capture_video:
+    if not args.log.capture_video:
         reasons["upload_video"] = "has no effect without --capture-video"
     return reasons | args.config.without_effect()

@@ -6,9 +6,12 @@ import contextlib
 import dataclasses
 import types
 import typing
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn, TypeVar
 
 from a2c_ppo_acktr.utils import UsageError
+
+ConfigT = TypeVar("ConfigT")
 
 
 def flag(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: Any = None) -> Any:
@@ -30,13 +33,52 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-def add_flags(group: Any, config: type, defaults: dict[str, Any], only: set[str] | None = None) -> None:
-    """One flag per field of a dataclass."""
+def _kinds(config: type) -> dict[str, Any]:
+    """The fields of a dataclass and their types."""
     hints = typing.get_type_hints(config)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config)}
+
+
+def _is_config(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind)
+
+
+def leaves(config: type) -> Iterator[tuple[dataclasses.Field, Any]]:
+    """The fields of a dataclass and of those within it, each with its type; what has metadata is a flag."""
+    kinds = _kinds(config)
     for field in dataclasses.fields(config):
+        if _is_config(kinds[field.name]):
+            yield from leaves(kinds[field.name])
+        else:
+            yield field, kinds[field.name]
+
+
+def fill(config: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """A dataclass, and those within it, from one flat dictionary; what none of them knows is dropped."""
+    own = {}
+    for name, kind in _kinds(config).items():
+        if _is_config(kind):
+            own[name] = fill(kind, values)
+        elif name in values:
+            own[name] = values[name]
+    return config(**own)
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Inverse of `fill`: plain values, those of the dataclasses within it among its own."""
+    plain = dataclasses.asdict(config)
+    for name, kind in _kinds(type(config)).items():
+        if _is_config(kind):
+            plain |= plain.pop(name)
+    return plain
+
+
+def add_flags(group: Any, config: type, defaults: dict[str, Any], only: set[str] | None = None) -> None:
+    """One flag per field of a dataclass and of those within it."""
+    for field, kind in leaves(config):
         if not field.metadata or (only is not None and field.name not in only):
             continue
-        name, kind, meta = f"--{field.name.replace('_', '-')}", hints[field.name], field.metadata
+        name, meta = f"--{field.name.replace('_', '-')}", field.metadata
         own = field.default_factory() if callable(field.default_factory) else field.default
         default = defaults.get(field.name, own)
         shown = "" if default is None or isinstance(default, dict) else default

@@ -1,6 +1,7 @@
 """What a command line does to its process: device, threads, memory, signals. No library code calls this by itself."""
 
 import ctypes
+import os
 import platform
 import signal
 
@@ -19,6 +20,11 @@ def lacks_bfloat16() -> bool:
     """Whether bfloat16 would be emulated here, more slowly than float32: no GPU, an x86 without its instructions."""
     on_x86 = platform.machine() in ("x86_64", "AMD64")
     return on_x86 and not torch.cuda.is_available() and not torch.cpu._is_avx512_bf16_supported()
+
+
+def default_threads(images: bool) -> int:
+    """CPU threads where nobody says how many: all cores for convolutions, one for small networks."""
+    return (os.cpu_count() or 1) if images else 1
 
 
 def set_threads(num: int) -> None:

@@ -116,12 +116,12 @@ def build(cell: Cell, options: argparse.Namespace) -> Iterator[Parts]:
         args = parse(cell, options, folder)
         seed_everything(args.seed)
         tune_process()
-        environments = project.make_envs(args, args.num_processes, args.seed, training=True)
+        environments = envs.make_vec_envs(args.env, args.num_processes, args.seed, gamma=args.gamma)
         stack.callback(environments.close)
         algorithm = project.make_algorithm(args, environments, project.load_demonstrations(args))
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
         collector = algorithm.make_collector(environments, storage)
-        run = Run(arguments.to_plain(args), algorithm, collector, environments.normalizer, None)
+        run = Run(args.log, arguments.to_plain(args), algorithm, collector, environments.normalizer, None)
         stack.callback(run.close)
         yield Parts(args, environments, algorithm, storage, collector, run)
 
@@ -181,11 +181,11 @@ class PeerCallback(BaseCallback):
 
 def make_peer_envs(cell: Cell, args: arguments.RunConfig) -> VecEnv:
     """The peer's environments: its own wrappers, the project's environment, number and normalization."""
-    env_id = families.resolve(args.env_name)
+    env_id = families.resolve(args.env.env_name)
     if cell.atari:
         return VecFrameStack(make_atari_env(env_id, args.num_processes, args.seed, **cell.peer_env), n_stack=4)
     vec_env = make_vec_env(env_id, args.num_processes, args.seed, **cell.peer_env)
-    return VecNormalize(vec_env, gamma=args.config.gamma) if args.normalize_env else vec_env
+    return VecNormalize(vec_env, gamma=args.gamma) if args.env.normalize_env else vec_env
 
 
 def measure_peer(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
@@ -201,8 +201,9 @@ def measure_peer(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
 
 def measure_bound(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     """The project's environments with random actions: no learning, no normalization."""
-    args = dataclasses.replace(parse(cell, options, log_dir=""), normalize_env=False)
-    with contextlib.closing(project.make_envs(args, args.num_processes, args.seed, training=True)) as environments:
+    args = parse(cell, options, log_dir="")
+    config = dataclasses.replace(args.env, normalize_env=False)
+    with contextlib.closing(envs.make_vec_envs(config, args.num_processes, args.seed)) as environments:
         space, num = environments.action_space, environments.num_envs
         space.seed(args.seed)
         batches = [np.stack([space.sample() for _ in range(num)]) for _ in range(BOUND_ACTIONS)]

@@ -4,7 +4,7 @@ import numpy as np
 
 from a2c_ppo_acktr import algo, experts
 from a2c_ppo_acktr.algo.gail import GAILConfig
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import tree_map
@@ -18,7 +18,7 @@ LEARNERS = {
 
 
 def probe(env_id, num_envs=8, **kwargs):
-    return make_vec_envs(f"tests.probe_envs:{env_id}-v0", num_envs, seed=0, normalize=False, **kwargs)
+    return make_vec_envs(EnvConfig(f"tests.probe_envs:{env_id}-v0", normalize_env=False, **kwargs), num_envs, seed=0)
 
 
 def shown_by(envs, choose, num_steps, subsample=1):

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.arrays import flat_vectors
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.interfaces import Ended, EnvSpaces, Step
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage.replay import Transitions
@@ -131,7 +131,7 @@ TARGET = [[[0.0], [0.0]], [[10.0], [20.0]], [[4.0], [-4.0]]]
 def collecting(name, num_steps, num_envs, **config):
     """An algorithm of CartPole, its storage and its collector."""
     seed_everything(1)
-    envs = make_vec_envs("CartPole-v1", num_envs, seed=1, normalize=False)
+    envs = make_vec_envs(EnvConfig("CartPole-v1", normalize_env=False), num_envs, seed=1)
     algorithm = make(name, envs.spaces, hidden_size=[8, 8], **config)
     storage = algorithm.make_storage(num_steps, num_envs)
     return algorithm, storage, algorithm.make_collector(envs, storage)

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 import main
 from a2c_ppo_acktr import algo
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.interfaces import AUXILIARY, EnvSpaces
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.seeding import seed_everything
@@ -93,7 +93,7 @@ def test_the_fisher_matrices_of_auxiliary_heads_weigh_as_their_losses():
 def collected(name, env_id="CartPole-v1", **config):
     """An algorithm with one rollout in its storage."""
     seed_everything(1)
-    envs = make_vec_envs(env_id, 4, seed=1)
+    envs = make_vec_envs(EnvConfig(env_id), 4, seed=1)
     agent = algo.make(name, algo.ALGORITHMS[name].Config(**config), envs.spaces)
     storage = agent.make_storage(16, 4)
     agent.make_collector(envs, storage).collect()
@@ -202,7 +202,7 @@ def test_what_has_no_factors_is_refused_before_training(network, message, tmp_pa
 
 
 def test_the_time_feature_is_the_share_of_the_limit_that_has_passed():
-    envs = make_vec_envs("CartPole-v1", 2, seed=0, normalize=False, time_feature=True)
+    envs = make_vec_envs(EnvConfig("CartPole-v1", normalize_env=False, time_feature=True), 2, seed=0)
     assert envs.observation_space.shape == (5,)
     obs = envs.reset()
     assert obs[:, 4].tolist() == [0.0, 0.0]

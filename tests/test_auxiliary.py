@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main
 from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.arrays import flatten_parameters, set_gradient
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash
 from a2c_ppo_acktr.interfaces import AUXILIARY
 from a2c_ppo_acktr.model.auxiliary import Head, head_loss, parse_heads
@@ -96,9 +96,8 @@ def test_steps_to_the_end_are_known_once_it_has_come():
 def rollout(vec_env, heads, wrapper=None, sizes=None, env_id=CLOCK, steps=40):
     """A rollout of three environments in a storage."""
     seed_everything(0)
-    envs = make_vec_envs(
-        env_id, 3, seed=5, vec_env=vec_env, normalize=False, aux_wrapper_kwargs=wrapper, auxiliary_truth_sizes=sizes
-    )
+    offered = {"aux_wrapper_kwargs": wrapper or {}, "auxiliary_truth_sizes": sizes}
+    envs = make_vec_envs(EnvConfig(env_id, vec_env=vec_env, normalize_env=False, **offered), 3, seed=5)
     config = algo.ALGORITHMS["a2c"].Config(nn_base_kwargs={"auxiliary_heads": heads})
     algorithm = algo.make("a2c", config, envs.spaces)
     storage = algorithm.make_storage(steps, 3)
@@ -157,12 +156,12 @@ def test_a_flat_undeclared_array_is_cut_into_targets():
 )
 def test_targets_that_there_are_none_of(kwargs, message):
     with pytest.raises(UsageError, match=message):
-        make_vec_envs(CLOCK, 1, seed=0, normalize=False, **kwargs)
+        make_vec_envs(EnvConfig(CLOCK, normalize_env=False, **kwargs), 1, seed=0)
 
 
 def test_a_declared_signal_that_is_missing_is_named():
     with pytest.raises(EnvironmentCrash, match="'auxiliary' but its info lacks it"):
-        envs = make_vec_envs("tests.probe_envs:SilentClock-v0", 1, seed=0, normalize=False)
+        envs = make_vec_envs(EnvConfig("tests.probe_envs:SilentClock-v0", normalize_env=False), 1, seed=0)
         envs.reset()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from a2c_ppo_acktr import algo, arrays, experts
 from a2c_ppo_acktr.algo import bc
 from a2c_ppo_acktr.algo.bc import BCConfig
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.seeding import seed_everything
@@ -172,7 +172,7 @@ def test_learning_ends_after_the_last_epoch(validation):
 
 
 def test_the_normalizer_takes_in_the_demonstrations_once_and_then_stands_still():
-    envs = make_vec_envs("CartPole-v1", 2, seed=0)
+    envs = make_vec_envs(EnvConfig("CartPole-v1"), 2, seed=0)
     obs = np.random.default_rng(0).normal([1, -2, 3, 0], [1, 2, 3, 4], (50, 4))
     shown = one_step_episodes(obs, np.arange(50) % 2)
     agent = study(envs.spaces, shown, envs.normalizer)
@@ -245,7 +245,7 @@ WORST = [
 @pytest.mark.parametrize(("env_id", "obs", "actions", "most"), WORST, ids=[row[0] for row in WORST])
 def test_the_worst_behavior_is_cloned_in_every_space(env_id, obs, actions, most):
     """The demonstrations do the opposite of what is rewarded, so that no reward can have been learned from."""
-    envs = make_vec_envs(f"tests.probe_envs:{env_id}-v0", 8, seed=0, normalize=False)
+    envs = make_vec_envs(EnvConfig(f"tests.probe_envs:{env_id}-v0", normalize_env=False), 8, seed=0)
     epochs = 4 if env_id == "NestedObservation" else 30
     agent = study(envs.spaces, one_step_episodes(obs, actions), lr=1e-2, batch_size=8, epochs=epochs)
     while not agent.finished:

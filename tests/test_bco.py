@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from a2c_ppo_acktr import algo, experts
 from a2c_ppo_acktr.algo.bco import BCOConfig, InverseModel
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.seeding import seed_everything
@@ -111,7 +111,7 @@ def walks(name, choose, episodes=20, length=8):
 def make(name, change=lambda demonstrations: demonstrations, normalize=True, **config):
     """An agent that has read `shown.npz`, its environments, storage and collector."""
     seed_everything(0)
-    envs = make_vec_envs(f"tests.test_bco:{name}-v0", 4, seed=0, normalize=normalize)
+    envs = make_vec_envs(EnvConfig(f"tests.test_bco:{name}-v0", normalize_env=normalize), 4, seed=0)
     agent = algo.make("bco", BCOConfig(**config), envs.spaces)
     shown = experts.load("shown.npz").check(envs.observation_space, envs.action_space)
     agent.imitate(change(shown), envs.normalizer)

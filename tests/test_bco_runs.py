@@ -73,7 +73,7 @@ def test_a_run_logs_both_models_and_leaves_a_policy_that_imitates(tmp_path):
 
 def test_a_bare_command_line_has_defaults_that_fit():
     args = arguments.parse("--algo bco --env-name CartPole-v1".split())
-    assert (args.num_steps, args.num_processes, args.eval_interval) == (250, 8, 1)
+    assert (args.num_steps, args.num_processes, args.log.eval_interval) == (250, 8, 1)
     assert args.num_env_steps == 10_000
 
 

@@ -190,7 +190,8 @@ UPSTREAM_CONFIG = {
 
 def test_upstream_defaults_are_kept():
     args = parse("")
-    assert {name: getattr(args, name) for name in UPSTREAM_DEFAULTS} == UPSTREAM_DEFAULTS
+    settings = arguments.to_plain(args)
+    assert {name: settings[name] for name in UPSTREAM_DEFAULTS} == UPSTREAM_DEFAULTS
     assert {name: getattr(args.gail_config, name) for name in UPSTREAM_GAIL} == UPSTREAM_GAIL
     for algorithm in ACTOR_CRITICS:
         config = parse(f"--algo {algorithm}").config
@@ -214,7 +215,7 @@ ALL_UPSTREAM_FLAGS = (
 def test_every_upstream_flag_is_accepted_and_idle_ones_get_one_line(algorithm, capsys):
     recurrent = "" if algorithm == "acktr" else "--recurrent-policy"
     args = parse(f"--algo {algorithm} {ALL_UPSTREAM_FLAGS} {recurrent}")
-    assert (args.num_env_steps, args.cuda, args.config.lr, args.save_interval) == (10_000_000, False, 1e-3, 7)
+    assert (args.num_env_steps, args.cuda, args.config.lr, args.log.save_interval) == (10_000_000, False, 1e-3, 7)
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 1
     assert ("--ppo-epoch has no effect" in warnings[0]) == (algorithm != "ppo")
@@ -238,7 +239,7 @@ RECIPES = [
 @pytest.mark.usefixtures("_elsewhere")
 def test_upstream_recipe_runs_its_first_updates(recipe, capsys):
     args = parse(recipe)
-    args.num_env_steps, args.log_interval = 2 * args.num_steps * args.num_processes, 1
+    args.num_env_steps, args.log.log_interval = 2 * args.num_steps * args.num_processes, 1
     main.train(args)
     assert "Updates 2, num timesteps" in capsys.readouterr().out
 
@@ -269,12 +270,12 @@ def test_presets_are_the_recipes_and_flags_beside_them_win():
     network = "--nn-base FlexBase --nn-base-kwargs num_layers=2 num_shared_layers=1"
     preset = parse(f"--algo ppo --env-name Navigation-v0 --preset navigation {network}")
     assert preset.config == row.config
-    assert (preset.num_steps, preset.num_processes, preset.normalize_env) == (128, 16, False)
+    assert (preset.num_steps, preset.num_processes, preset.env.normalize_env) == (128, 16, False)
 
 
 def test_values_of_key_value_flags():
     args = parse("--env-name CartPole-v1 --env-kwargs a=1 b=2.5 c=True d=None e=[1,2.0,x] f=word g=1e3")
-    assert args.env_kwargs == {"a": 1, "b": 2.5, "c": True, "d": None, "e": [1, 2.0, "x"], "f": "word", "g": 1000.0}
+    assert args.env.env_kwargs == {"a": 1, "b": 2.5, "c": True, "d": None, "e": [1, 2.0, "x"], "f": "word", "g": 1000.0}
 
 
 def test_settings_survive_the_checkpoints_plain_form():

@@ -14,7 +14,7 @@ from gymnasium import spaces
 import main
 from a2c_ppo_acktr import algo, experts
 from a2c_ppo_acktr.acting.collect import Stepper
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.envs.vector import DummyEnvs
 from a2c_ppo_acktr.experts.files import save
 from a2c_ppo_acktr.interfaces import Decision
@@ -101,7 +101,7 @@ def test_episodes_below_the_threshold_are_left_out_and_more_are_played():
 
 
 def test_continuous_actions_are_recorded_as_they_were_sent():
-    envs = make_vec_envs("Pendulum-v1", 1, seed=1, training=False)
+    envs = make_vec_envs(EnvConfig("Pendulum-v1"), 1, seed=1, training=False)
     (trajectory,) = record.play(Constant([5.0]), envs, 1, explore=False)
     assert set(trajectory.actions[:, 0].tolist()) == {5.0}
     assert trajectory.truncated.tolist() == [False] * 199 + [True]
@@ -109,7 +109,7 @@ def test_continuous_actions_are_recorded_as_they_were_sent():
 
 def test_an_atari_game_is_one_episode_whose_stacks_and_final_images_are_those_that_were_seen(tmp_path, monkeypatch):
     seed_everything(0)
-    envs = make_vec_envs("BreakoutNoFrameskip-v4", 1, seed=1, training=False)
+    envs = make_vec_envs(EnvConfig("BreakoutNoFrameskip-v4"), 1, seed=1, training=False)
     agent = algo.make("a2c", algo.ALGORITHMS["a2c"].Config(), envs.spaces)
     seen, led_to, step = [], [], Stepper.step
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2c_ppo_acktr import experts
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.experts.files import save
 from a2c_ppo_acktr.spaces import tree_map
 from a2c_ppo_acktr.utils import UsageError
@@ -267,7 +267,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "gail_experts"
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.npz")), ids=lambda path: path.stem)
 def test_shipped_files_fit_their_environments_and_are_as_the_readme_says(path):
     demos = experts.load(path)
-    envs = make_vec_envs(demos.meta["env_name"], 1, seed=0, gamma=0.99)
+    envs = make_vec_envs(EnvConfig(demos.meta["env_name"]), 1, seed=0, gamma=0.99)
     try:
         demos.check(envs.observation_space, envs.action_space)
     finally:

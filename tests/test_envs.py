@@ -8,7 +8,7 @@ import pytest
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
 
-from a2c_ppo_acktr.envs import describe, make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, describe, make_vec_envs
 from a2c_ppo_acktr.envs import make as envs_module
 from a2c_ppo_acktr.envs.families import make_env, resolve
 from a2c_ppo_acktr.utils import UsageError
@@ -30,7 +30,7 @@ from a2c_ppo_acktr.utils import UsageError
     ],
 )
 def test_every_family_resets_and_steps(env_id, shape, dtype):
-    envs = make_vec_envs(env_id, 2, seed=1)
+    envs = make_vec_envs(EnvConfig(env_id), 2, seed=1)
     assert envs.observation_space.shape == shape
     obs = envs.reset()
     assert obs.shape == (2, *shape)
@@ -80,9 +80,9 @@ def test_a_missing_extra_names_the_pip_command(monkeypatch):
 
 
 def test_env_kwargs_reach_the_environment_and_wrong_ones_are_named():
-    assert make_env("Pendulum-v1", {"g": 3.0}).unwrapped.g == 3.0
+    assert make_env(EnvConfig("Pendulum-v1", env_kwargs={"g": 3.0})).unwrapped.g == 3.0
     with pytest.raises(UsageError, match="gravitas"):
-        make_env("Pendulum-v1", {"gravitas": 3.0})
+        make_env(EnvConfig("Pendulum-v1", env_kwargs={"gravitas": 3.0}))
 
 
 def test_atari_chain_equals_sb3s_on_both_ids():
@@ -90,7 +90,7 @@ def test_atari_chain_equals_sb3s_on_both_ids():
         resolve(env_id)  # registers it, for SB3 too
         theirs = VecTransposeImage(VecFrameStack(make_atari_env(env_id, 1, seed=3), 4))
         theirs.seed(3)
-        ours = make_vec_envs(env_id, 1, seed=3, vec_env="dummy")
+        ours = make_vec_envs(EnvConfig(env_id, vec_env="dummy"), 1, seed=3)
         np.testing.assert_array_equal(ours.reset(), theirs.reset())
         rng = np.random.default_rng(0)
         for _ in range(400):
@@ -103,7 +103,7 @@ def test_atari_chain_equals_sb3s_on_both_ids():
 
 
 def test_a_lost_life_ends_learning_but_not_the_reported_game():
-    envs = make_vec_envs("BreakoutNoFrameskip-v4", 1, seed=0)
+    envs = make_vec_envs(EnvConfig("BreakoutNoFrameskip-v4"), 1, seed=0)
     envs.reset()
     rng, lives, games = np.random.default_rng(0), 0, []
     while not games:
@@ -116,22 +116,22 @@ def test_a_lost_life_ends_learning_but_not_the_reported_game():
 
 
 def test_ale_v5_keeps_sticky_actions_and_a_total_skip_of_four():
-    env = make_env(resolve("ALE/Pong-v5")).unwrapped
+    env = make_env(EnvConfig("ALE/Pong-v5")).unwrapped
     assert env._frameskip == 1
     assert env.ale.getFloat("repeat_action_probability") == 0.25
-    envs = make_vec_envs("ALE/Pong-v5", 2, seed=1)
+    envs = make_vec_envs(EnvConfig("ALE/Pong-v5"), 2, seed=1)
     assert "sticky actions with probability 0.25" in describe("ALE/Pong-v5", envs)
     assert "sticky actions off" in describe("PongNoFrameskip-v4", envs)
 
 
 def test_seeds_differ_between_environments_and_repeat_between_runs():
-    first, second = (make_vec_envs("CartPole-v1", 3, seed=4, normalize=False).reset() for _ in range(2))
+    first, second = (make_vec_envs(EnvConfig("CartPole-v1", normalize_env=False), 3, seed=4).reset() for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert len({tuple(row) for row in first}) == 3
 
 
 def test_dm_control_time_limit_is_a_truncation():
-    env = make_env(resolve("dm.cartpole.balance"))
+    env = make_env(EnvConfig("dm.cartpole.balance"))
     env.reset(seed=0)
     for step in range(1, 1001):
         _, _, terminated, truncated, _ = env.step(np.zeros(1))
@@ -141,12 +141,14 @@ def test_dm_control_time_limit_is_a_truncation():
 
 def test_frame_stack_is_refused_for_vectors():
     with pytest.raises(UsageError, match="only images"):
-        make_vec_envs("CartPole-v1", 1, seed=0, frame_stack=4)
+        make_vec_envs(EnvConfig("CartPole-v1", frame_stack=4), 1, seed=0)
 
 
 def test_hidden_numbers_are_left_out_and_the_others_stay_in_order():
-    plain = make_vec_envs("CartPole-v1", 2, seed=3, normalize=False, time_feature=True)
-    hidden = make_vec_envs("CartPole-v1", 2, seed=3, normalize=False, time_feature=True, hide_observations=[3, 1])
+    plain = make_vec_envs(EnvConfig("CartPole-v1", normalize_env=False, time_feature=True), 2, seed=3)
+    hidden = make_vec_envs(
+        EnvConfig("CartPole-v1", normalize_env=False, time_feature=True, hide_observations=[3, 1]), 2, seed=3
+    )
     assert hidden.observation_space.shape == (3,)
     np.testing.assert_array_equal(hidden.reset(), plain.reset()[:, [0, 2, 4]])
     for _ in range(30):
@@ -158,13 +160,13 @@ def test_hidden_numbers_are_left_out_and_the_others_stay_in_order():
 
 def test_mujoco_leaves_no_log_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    make_env("HalfCheetah-v5").reset()
+    make_env(EnvConfig("HalfCheetah-v5")).reset()
     assert not list(tmp_path.iterdir())
 
 
 def test_pybullet_announces_nothing(capfd):
     for backend in ("dummy", "subproc"):
-        envs = make_vec_envs("HopperBulletEnv-v0", 2, seed=1, vec_env=backend)
+        envs = make_vec_envs(EnvConfig("HopperBulletEnv-v0", vec_env=backend), 2, seed=1)
         envs.reset()
         envs.step_arrays(np.zeros((2, 3)))
         envs.close()

@@ -8,7 +8,7 @@ import torch
 
 from a2c_ppo_acktr import experts
 from a2c_ppo_acktr.algo import gail
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.experts.files import Trajectory, read, save
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.seeding import seed_everything
@@ -279,7 +279,7 @@ def test_demonstrations_without_final_observations_lose_their_last_steps_where_t
 
 
 def test_demonstrations_are_normalized_by_the_runs_statistics_which_freeze_after_the_warm_up():
-    envs = make_vec_envs("tests.probe_envs:Counter-v0", 4, seed=0)
+    envs = make_vec_envs(EnvConfig("tests.probe_envs:Counter-v0"), 4, seed=0)
     plain = probe("Counter", num_envs=4)
     demonstrations = shown_by(plain, lambda obs: np.ones(4, np.int64), 60)
     agent = wrap("a2c", envs, demonstrations, envs.normalizer, gail_warm_up=2, gail_absorbing=False)

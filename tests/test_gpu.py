@@ -11,7 +11,7 @@ import torch
 
 import main
 from a2c_ppo_acktr import algo, arguments
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.fast import graphs
 from a2c_ppo_acktr.seeding import seed_everything
 from evaluate import evaluate, load_agent
@@ -143,7 +143,7 @@ def test_a_checkpoint_is_at_home_on_either_device(tmp_path, monkeypatch, line, f
 def twins(name, env_id, gail=None, num_envs=4, **config):
     """The same learner on both devices, with environments for the first."""
     seed_everything(1)
-    envs = make_vec_envs(env_id, num_envs, seed=1, vec_env="dummy")
+    envs = make_vec_envs(EnvConfig(env_id, vec_env="dummy"), num_envs, seed=1)
     config = algo.ALGORITHMS[name].Config(**config)
     ours, theirs = (algo.make(name, config, envs.spaces, device, gail) for device in ("cpu", "cuda"))
     theirs.load_state_dict(ours.state_dict())
@@ -223,7 +223,7 @@ def test_a_gradient_step_of_q_learning_has_the_gradients_of_the_cpu(monkeypatch,
 @pytest.mark.parametrize("line", [ON_POLICY[0], ON_POLICY[3], f"--algo ppo {IMAGE} --num-mini-batch 2"])
 def test_an_update_never_waits_for_the_gpu(line):
     args = arguments.parse(line.split())
-    envs = main.make_envs(args, args.num_processes, args.seed, training=True)
+    envs = make_vec_envs(args.env, args.num_processes, args.seed, gamma=args.gamma)
     learner = main.make_algorithm(args, envs, None)
     storage = learner.make_storage(args.num_steps, args.num_processes)
     collector = learner.make_collector(envs, storage)

@@ -12,7 +12,7 @@ from torch import nn
 
 from a2c_ppo_acktr import algo, arrays, returns
 from a2c_ppo_acktr.algo import ppo
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.fast.actor_critic import ppo_slopes
 from a2c_ppo_acktr.fast.policy import Evaluated
 from a2c_ppo_acktr.interfaces import EnvSpaces
@@ -27,7 +27,7 @@ def train(name, env_id, updates, *, num_envs=8, num_steps=16, seed=0, **config):
     """Train on a probe without normalization; returns the algorithm, its environments and the last metrics."""
     seed_everything(seed)
     torch.set_num_threads(1)
-    envs = make_vec_envs(f"tests.probe_envs:{env_id}-v0", num_envs, seed=seed, normalize=False)
+    envs = make_vec_envs(EnvConfig(f"tests.probe_envs:{env_id}-v0", normalize_env=False), num_envs, seed=seed)
     algorithm = algo.make(name, algo.ALGORITHMS[name].Config(**config), envs.spaces)
     storage = algorithm.make_storage(num_steps, num_envs)
     collector = algorithm.make_collector(envs, storage)
@@ -109,7 +109,7 @@ def test_memory_task_is_solved_by_the_gru_and_by_no_feed_forward_net(name):
 def collected(name, **config):
     """An algorithm with one rollout of CartPole in its storage."""
     seed_everything(1)
-    envs = make_vec_envs("CartPole-v1", 4, seed=1)
+    envs = make_vec_envs(EnvConfig("CartPole-v1"), 4, seed=1)
     algorithm = algo.make(name, algo.ALGORITHMS[name].Config(**config), envs.spaces)
     storage = algorithm.make_storage(32, 4)
     algorithm.make_collector(envs, storage).collect()

@@ -1,6 +1,7 @@
 """The loop's calls, and that a stopped run continues as if it had not been stopped."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import main
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.acting.collect import Collector
 from a2c_ppo_acktr.algo.actor_critic import ActorCritic
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.storage import RolloutStorage
 
@@ -130,10 +131,10 @@ def test_resume_without_a_value_continues_the_newest_run_of_the_name():
     first = "--env-name CartPole-v1 --num-env-steps 160 --seed 7"
     main.train(parse(*first.split()))
     args = arguments.parse("--env-name CartPole-v1 --seed 7 --resume --num-env-steps 320".split())
-    assert args.resume.startswith("runs")
+    assert args.log.resume.startswith("runs")
     assert args.num_processes == 16
     main.train(args)
-    assert final_state(next(__import__("pathlib").Path("runs").iterdir()))["collector"]["env_steps"] == 320
+    assert final_state(next(Path("runs").iterdir()))["collector"]["env_steps"] == 320
 
 
 def test_environments_whose_state_cannot_be_read_begin_anew_with_one_line(capsys):
@@ -176,11 +177,11 @@ def test_every_family_trains_for_twenty_updates(env_id, algorithm):
 def test_a_second_run_into_the_same_folder_destroys_nothing(capsys):
     argv = "--env-name CartPole-v1 --num-env-steps 160 --save-dir= --log-dir run"
     main.train(parse(*argv.split()))
-    before = {path: path.read_bytes() for path in __import__("pathlib").Path("run").rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     main.train(parse(*argv.split()))
     assert "run already holds a run: writing to run-2" in capsys.readouterr().out
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert (final_state(__import__("pathlib").Path("run-2")))["update"] == 2
+    assert (final_state(Path("run-2")))["update"] == 2
 
 
 def test_a_reward_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(capsys):
@@ -231,7 +232,7 @@ def test_same_seed_same_run_and_other_seed_other_run():
 
 def test_collector_steps_carry_masks_and_obs_of_the_acted_on_observation():
     """Recorded log-probabilities and values are those of a step-by-step replay with resets."""
-    envs = make_vec_envs("tests.probe_envs:Counter-v0", 3, seed=1, normalize=False)
+    envs = make_vec_envs(EnvConfig("tests.probe_envs:Counter-v0", normalize_env=False), 3, seed=1)
     config = algo.ALGORITHMS["ppo"].Config(recurrent_policy=True, num_mini_batch=1)
     algorithm = algo.make("ppo", config, envs.spaces)
     storage = algorithm.make_storage(50, 3)

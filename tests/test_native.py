@@ -9,8 +9,9 @@ import pytest
 from gymnasium.wrappers import AtariPreprocessing
 from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv, WarpFrame
 
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.envs.families import make_env, resolve
-from a2c_ppo_acktr.envs.make import choose_backend, fits_native, make_vec_envs
+from a2c_ppo_acktr.envs.make import choose_backend, fits_native
 from a2c_ppo_acktr.envs.native import AleEnvs, CartPoleEnvs
 from a2c_ppo_acktr.envs.vector import DummyEnvs
 from a2c_ppo_acktr.run.checkpoint import to_plain
@@ -20,7 +21,7 @@ from tests.test_vec_env import assert_same
 
 @pytest.mark.parametrize("env_id", ["CartPole-v0", "CartPole-v1"])
 def test_vectorized_cartpole_equals_single_ones_step_by_step(env_id):
-    native, single = CartPoleEnvs(env_id, 5), DummyEnvs([functools.partial(make_env, env_id)] * 5)
+    native, single = CartPoleEnvs(env_id, 5), DummyEnvs([functools.partial(make_env, EnvConfig(env_id))] * 5)
     native.seed(3), single.seed(3)
     np.testing.assert_array_equal(native.reset(), single.reset())
     rng, ends, lean = np.random.default_rng(0), 0, 0.0
@@ -131,15 +132,17 @@ def test_games_that_need_fire_after_a_lost_life_stay_on_the_wrapper_chain():
 
 
 def test_auto_picks_and_what_cannot_be_native_is_refused():
-    assert make_vec_envs("CartPole-v1", 6, seed=0).backend == "native"
-    assert make_vec_envs("CartPole-v1", 5, seed=0).backend == "dummy"
-    assert make_vec_envs("CartPole-v1", 6, seed=0, render_mode="rgb_array").backend == "dummy"
-    assert make_vec_envs("CartPole-v1", 6, seed=0, env_kwargs={"sutton_barto_reward": True}).backend == "dummy"
-    assert make_vec_envs("Pendulum-v1", 2, seed=0).backend == "dummy"
+    assert make_vec_envs(EnvConfig("CartPole-v1"), 6, seed=0).backend == "native"
+    assert make_vec_envs(EnvConfig("CartPole-v1"), 5, seed=0).backend == "dummy"
+    assert make_vec_envs(EnvConfig("CartPole-v1"), 6, seed=0, render_mode="rgb_array").backend == "dummy"
+    assert (
+        make_vec_envs(EnvConfig("CartPole-v1", env_kwargs={"sutton_barto_reward": True}), 6, seed=0).backend == "dummy"
+    )
+    assert make_vec_envs(EnvConfig("Pendulum-v1"), 2, seed=0).backend == "dummy"
     with pytest.raises(UsageError, match="none for it"):
-        make_vec_envs("Pendulum-v1", 2, seed=0, vec_env="native")
+        make_vec_envs(EnvConfig("Pendulum-v1", vec_env="native"), 2, seed=0)
     with pytest.raises(UsageError, match="--env-kwargs"):
-        make_vec_envs("CartPole-v1", 2, seed=0, vec_env="native", env_kwargs={"sutton_barto_reward": True})
+        make_vec_envs(EnvConfig("CartPole-v1", vec_env="native", env_kwargs={"sutton_barto_reward": True}), 2, seed=0)
 
 
 def test_many_costly_environments_get_worker_processes(monkeypatch):
@@ -155,7 +158,7 @@ def test_many_costly_environments_get_worker_processes(monkeypatch):
 
 
 def test_envpool_resets_in_the_step_that_ends_an_episode_and_keeps_the_books():
-    envs = make_vec_envs("CartPole-v1", 4, seed=3, vec_env="envpool", normalize=False)
+    envs = make_vec_envs(EnvConfig("CartPole-v1", vec_env="envpool", normalize_env=False), 4, seed=3)
     obs, rng, lengths, ended = envs.reset(), np.random.default_rng(0), np.zeros(4, int), 0
     assert np.abs(obs).max() <= 0.05
     for _ in range(200):
@@ -177,7 +180,7 @@ def test_envpool_resets_in_the_step_that_ends_an_episode_and_keeps_the_books():
 
 def test_envpool_repeats_with_its_seed_and_a_time_limit_truncates():
     def play(seed):
-        envs = make_vec_envs("HalfCheetah-v5", 2, seed=seed, vec_env="envpool", normalize=False)
+        envs = make_vec_envs(EnvConfig("HalfCheetah-v5", vec_env="envpool", normalize_env=False), 2, seed=seed)
         first = envs.reset()
         steps = [envs.step_arrays(np.full((2, 6), 0.5, np.float32)) for _ in range(1000)]
         envs.close()
@@ -194,12 +197,12 @@ def test_envpool_repeats_with_its_seed_and_a_time_limit_truncates():
 
 def test_what_envpool_cannot_run_is_refused(monkeypatch):
     with pytest.raises(UsageError, match="does not have it"):
-        make_vec_envs("tests.probe_envs:Counter-v0", 2, seed=0, vec_env="envpool")
+        make_vec_envs(EnvConfig("tests.probe_envs:Counter-v0", vec_env="envpool"), 2, seed=0)
     with pytest.raises(UsageError, match="--env-kwargs"):
-        make_vec_envs("CartPole-v1", 2, seed=0, vec_env="envpool", env_kwargs={"sutton_barto_reward": True})
+        make_vec_envs(EnvConfig("CartPole-v1", vec_env="envpool", env_kwargs={"sutton_barto_reward": True}), 2, seed=0)
     monkeypatch.setitem(sys.modules, "envpool", None)
     with pytest.raises(UsageError, match="needs the envpool extra"):
-        make_vec_envs("CartPole-v1", 2, seed=0, vec_env="envpool")
+        make_vec_envs(EnvConfig("CartPole-v1", vec_env="envpool"), 2, seed=0)
 
 
 @pytest.mark.parametrize("game", ["Pong", "MsPacman"])

@@ -6,8 +6,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import main
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.envs import state as env_state
-from a2c_ppo_acktr.envs.make import make_env, make_vec_envs
+from a2c_ppo_acktr.envs.families import make_env
 from a2c_ppo_acktr.envs.navigation.env import NavigationEnv, NavigationEnvs
 from a2c_ppo_acktr.envs.navigation.simulation import (
     ANGLES,
@@ -42,9 +43,9 @@ def assert_truths(auxiliary, position, heading, platform, facing=None):
 @pytest.mark.parametrize("kwargs", [{}, {"walls": "paired", "random_platform": True}, {"view": True}], ids=str)
 def test_single_and_batched_arenas_are_the_same_bit_for_bit(kwargs):
     num, kwargs = 5, {"max_steps": 60} | kwargs
-    many = make_vec_envs("Navigation-v0", num, seed=3, normalize=False, env_kwargs=kwargs)
+    many = make_vec_envs(EnvConfig("Navigation-v0", normalize_env=False, env_kwargs=kwargs), num, seed=3)
     assert many.backend == "native"
-    single = [make_env("Navigation-v0", kwargs) for _ in range(num)]
+    single = [make_env(EnvConfig("Navigation-v0", env_kwargs=kwargs)) for _ in range(num)]
     obs, signals = many.reset(), many.signals
     for i, env in enumerate(single):
         first, info = env.reset(seed=3 + i)
@@ -87,7 +88,9 @@ def play(envs, steps, columns=slice(None)):
 
 def test_an_arena_depends_on_its_seed_and_not_on_how_many_there_are():
     def started(num, seed):
-        return make_vec_envs("Navigation-v0", num, seed=seed, normalize=False, env_kwargs={"max_steps": 20})
+        return make_vec_envs(
+            EnvConfig("Navigation-v0", normalize_env=False, env_kwargs={"max_steps": 20}), num, seed=seed
+        )
 
     eight, again, three = play(started(8, 5), 100), play(started(8, 5), 100), play(started(3, 5), 100, slice(0, 3))
     assert_same(eight, again)
@@ -148,7 +151,9 @@ def test_arenas_continue_from_their_plain_state():
 
 
 def test_one_arena_continues_from_its_plain_state_through_its_wrappers():
-    here, there = (make_env("Navigation-v0", {"random_platform": True, "max_steps": 30}) for _ in range(2))
+    here, there = (
+        make_env(EnvConfig("Navigation-v0", env_kwargs={"random_platform": True, "max_steps": 30})) for _ in range(2)
+    )
     here.reset(seed=1), there.reset(seed=9)
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -224,7 +229,7 @@ def test_the_picture_from_above_shows_walls_landmark_platform_and_agent():
 @pytest.mark.parametrize("vec_env", ["native", "dummy"])
 def test_arguments_that_make_no_arena_are_refused(vec_env, kwargs, message):
     with pytest.raises(UsageError, match=message):
-        make_vec_envs("Navigation-v0", 2, seed=0, vec_env=vec_env, env_kwargs=kwargs)
+        make_vec_envs(EnvConfig("Navigation-v0", vec_env=vec_env, env_kwargs=kwargs), 2, seed=0)
 
 
 def test_the_platform_stands_where_it_is_asked_for_in_every_episode():
@@ -236,9 +241,11 @@ def test_the_platform_stands_where_it_is_asked_for_in_every_episode():
 
 
 def test_auto_steps_natively_with_arguments_and_singly_for_pictures():
-    with_arguments = make_vec_envs("Navigation-v0", 2, seed=0, env_kwargs={"walls": "paired"}, normalize=False)
+    with_arguments = make_vec_envs(
+        EnvConfig("Navigation-v0", env_kwargs={"walls": "paired"}, normalize_env=False), 2, seed=0
+    )
     assert with_arguments.backend == "native"
-    assert make_vec_envs("Navigation-v0", 2, seed=0, render_mode="rgb_array").backend == "dummy"
+    assert make_vec_envs(EnvConfig("Navigation-v0"), 2, seed=0, render_mode="rgb_array").backend == "dummy"
 
 
 def test_training_from_the_command_line(tmp_path):

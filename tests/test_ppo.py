@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.algo.ppo import PPOConfig
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.model.policy import Evaluation
 from a2c_ppo_acktr.seeding import seed_everything
@@ -23,7 +23,7 @@ from a2c_ppo_acktr.utils import UsageError
 def collected(num_envs=4, num_steps=32, env_id="CartPole-v1", **config):
     """An algorithm with one rollout in its storage."""
     seed_everything(1)
-    envs = make_vec_envs(env_id, num_envs, seed=1)
+    envs = make_vec_envs(EnvConfig(env_id), num_envs, seed=1)
     algorithm = algo.make("ppo", PPOConfig(**config), envs.spaces)
     storage = algorithm.make_storage(num_steps, num_envs)
     algorithm.make_collector(envs, storage).collect()
@@ -289,7 +289,7 @@ VARIANTS = {
 def test_every_variant_learns_to_balance(variant):
     seed_everything(2)
     torch.set_num_threads(1)
-    envs = make_vec_envs("CartPole-v1", 8, seed=2, normalize=False)
+    envs = make_vec_envs(EnvConfig("CartPole-v1", normalize_env=False), 8, seed=2)
     settings = {"lr": 3e-3, "num_mini_batch": 4, "ppo_epoch": 10, "gamma": 0.98, "entropy_coef": 0.0}
     settings |= {"returns": "gae", "gae_lambda": 0.9} | VARIANTS[variant]
     algorithm = algo.make("ppo", PPOConfig(**settings), envs.spaces)

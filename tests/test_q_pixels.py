@@ -7,7 +7,7 @@ from gymnasium import spaces
 from torch.nn import functional
 
 from a2c_ppo_acktr import algo, arguments
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.utils import UsageError
@@ -37,7 +37,7 @@ def test_on_pixels_epsilon_does_not_hide_the_gradients_of_the_first_steps():
     few = "--buffer-size 2000 --learning-starts 500 --update-to-data 0"
     config = arguments.parse(f"--algo dqn --env-name PongNoFrameskip-v4 {few}".split()).config
     seed_everything(1)
-    envs = make_vec_envs("PongNoFrameskip-v4", 1, seed=1, vec_env="dummy")
+    envs = make_vec_envs(EnvConfig("PongNoFrameskip-v4", vec_env="dummy"), 1, seed=1)
     algorithm = algo.make("dqn", config, envs.spaces)
     storage = algorithm.make_storage(500, 1)
     algorithm.make_collector(envs, storage).collect()

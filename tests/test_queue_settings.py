@@ -49,7 +49,7 @@ def test_a_product_wants_lists(values):
 )
 def test_the_command_line_says_what_the_settings_say(settings):
     args = arguments.parse(to_flags(to_plain({"algo": "ppo", **settings})))
-    read = {**vars(args), **vars(args.config)}
+    read = {**arguments.to_plain(args), **vars(args.config)}
     assert {key: read[key] for key in settings} == settings
 
 

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 import main
 from a2c_ppo_acktr import algo, arguments
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage.sequences import Sequences
@@ -30,7 +30,7 @@ def make(env_spaces=VECTOR, **config):
 def played(steps, env_id="CartPole-v1", num_envs=3, **config):
     """An algorithm with frozen weights, its replay, and the values `[A]` that it acted by, per environment."""
     seed_everything(1)
-    envs = make_vec_envs(env_id, num_envs, seed=1, normalize=False)
+    envs = make_vec_envs(EnvConfig(env_id, normalize_env=False), num_envs, seed=1)
     algorithm = make(envs.spaces, epsilon_base=0.9, epsilon_power=0.0, **config)
     storage = algorithm.make_storage(1, num_envs)
     stepper = algorithm.make_collector(envs, storage).stepper

@@ -8,7 +8,7 @@ import torch
 import main
 from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.acting import recording
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate, load_agent
@@ -19,18 +19,10 @@ CLOCK = "tests.probe_envs:Clock-v0"
 HEADS = [(-1, -1, "hour"), (-1, 1, "next:time"), (1, 0, "time_to_end")]
 
 
-def make(env_id=CLOCK, num_envs=3, recurrent=True, normalize=True, vec_env="dummy", heads=(), wrapper=None, **kwargs):
+def make(env_id=CLOCK, num_envs=3, recurrent=True, normalize=True, vec_env="dummy", heads=(), wrapper=None):
     seed_everything(0)
-    envs = make_vec_envs(
-        env_id,
-        num_envs,
-        seed=5,
-        vec_env=vec_env,
-        normalize=normalize,
-        training=False,
-        aux_wrapper_kwargs=wrapper,
-        **kwargs,
-    )
+    env_config = EnvConfig(env_id, vec_env=vec_env, normalize_env=normalize, aux_wrapper_kwargs=wrapper or {})
+    envs = make_vec_envs(env_config, num_envs, seed=5, training=False)
     config = algo.ALGORITHMS["ppo"].Config(
         recurrent_policy=recurrent, nn_base_kwargs={"auxiliary_heads": list(heads)} if heads else {}
     )

@@ -58,14 +58,14 @@ def test_project_and_peer_have_the_same_settings(cell):
         assert (ours.lr, ours.max_grad_norm) == (theirs["learning_rate"], theirs["max_grad_norm"])
         for name in ("batch_size", "buffer_size", "learning_starts", "gamma"):
             assert getattr(ours, name) == theirs[name]
-        assert not args.normalize_env
+        assert not args.env.normalize_env
         return
     assert args.num_steps == theirs["n_steps"]
     assert args.algo == "acktr" or ours.lr == theirs["learning_rate"]  # a natural gradient has a scale of its own
     assert not ours.use_linear_lr_decay
     for name, peers in (("entropy_coef", "ent_coef"), ("value_loss_coef", "vf_coef"), ("max_grad_norm",) * 2):
         assert getattr(ours, name) == theirs[peers]
-    assert args.normalize_env == (args.env_name != "CartPole-v1")
+    assert args.env.normalize_env == (args.env.env_name != "CartPole-v1")
     if args.algo == "ppo":
         assert args.num_steps * args.num_processes == theirs["batch_size"] * ours.num_mini_batch
         assert ours.ppo_epoch == theirs["n_epochs"]

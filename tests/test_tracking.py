@@ -127,13 +127,13 @@ def test_an_unreachable_server_costs_one_line_and_a_bounded_wait(monkeypatch, ca
 
 def test_a_refused_key_is_no_reason_to_stop(monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", "short")
-    tracker = tracking.Tracker(Path("."), arguments.to_plain(arguments.parse(LINE.split())), {}, None, print)
+    tracker = tracking.Tracker(Path("."), arguments.parse(LINE.split()).log, {}, None, print)
     tracker.close(0)
     assert "refuses the API key" in capsys.readouterr().out
 
 
 def test_a_connection_that_breaks_costs_one_line(capsys):
-    tracker = tracking.Tracker(Path("."), arguments.to_plain(arguments.parse(LINE.split())), {}, None, print)
+    tracker = tracking.Tracker(Path("."), arguments.parse(LINE.split()).log, {}, None, print)
     capsys.readouterr()
     run = tracker.run
 
@@ -153,7 +153,7 @@ def test_a_run_that_is_not_tracked_does_without_wandb(monkeypatch):
     train()
     assert Path("run/progress.csv").is_file()
     with pytest.raises(ImportError):
-        tracking.Tracker(Path("."), arguments.to_plain(arguments.parse(LINE.split())), {}, None, print)
+        tracking.Tracker(Path("."), arguments.parse(LINE.split()).log, {}, None, print)
 
 
 def test_tensorboard_has_the_settings_as_a_table_and_the_distribution_of_every_parameter():

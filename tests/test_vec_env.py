@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.envs.families import make_env
 from a2c_ppo_acktr.envs.subproc import SubprocEnvs
 from a2c_ppo_acktr.envs.vec_wrappers import FrameStackEnvs, NormalizedEnvs
@@ -19,9 +19,7 @@ COUNTER = "tests.probe_envs:Counter-v0"
 
 
 def factories(env_id, num):
-    from a2c_ppo_acktr.envs.families import resolve
-
-    return [functools.partial(make_env, resolve(env_id))] * num
+    return [functools.partial(make_env, EnvConfig(env_id))] * num
 
 
 def play(envs, steps, seed=3):
@@ -133,7 +131,7 @@ def test_sb3_view_has_terminal_observation_and_truncation():
 
 
 def test_sb3_wrappers_fit_around_and_agree_with_sb3s_own_environments():
-    ours = VecNormalize(make_vec_envs("CartPole-v1", 3, seed=5, normalize=False), gamma=0.9)
+    ours = VecNormalize(make_vec_envs(EnvConfig("CartPole-v1", normalize_env=False), 3, seed=5), gamma=0.9)
     theirs = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")] * 3), gamma=0.9)
     theirs.seed(5)
     np.testing.assert_allclose(ours.reset(), theirs.reset(), rtol=1e-6)
@@ -165,7 +163,7 @@ def test_normalization_equals_sb3s():
 
 
 def test_frozen_normalization_leaves_rewards_and_statistics_alone():
-    envs = make_vec_envs("CartPole-v1", 2, seed=1, training=False)
+    envs = make_vec_envs(EnvConfig("CartPole-v1"), 2, seed=1, training=False)
     envs.reset()
     before = envs.normalizer.obs_rms.mean.copy()
     step = envs.step_arrays(np.array([0, 1]))
@@ -212,7 +210,9 @@ def test_actions_reach_the_environment_in_its_own_terms():
 
 def test_nested_signals_are_the_same_on_every_backend():
     several = [
-        make_vec_envs("Navigation-v0", 3, seed=4, vec_env=backend, env_kwargs={"max_steps": 30}, normalize=False)
+        make_vec_envs(
+            EnvConfig("Navigation-v0", vec_env=backend, env_kwargs={"max_steps": 30}, normalize_env=False), 3, seed=4
+        )
         for backend in ("dummy", "subproc", "native")
     ]
     for envs in several:
@@ -234,7 +234,9 @@ def test_nested_signals_are_the_same_on_every_backend():
 def test_actions_beyond_the_bounds_are_clipped_everywhere_but_in_mujoco(backend):
     cost = {}
     for clip in (None, True, False):
-        envs = make_vec_envs("Reacher-v5", 2, seed=1, clip_actions=clip, normalize=False, vec_env=backend)
+        envs = make_vec_envs(
+            EnvConfig("Reacher-v5", clip_actions=clip, normalize_env=False, vec_env=backend), 2, seed=1
+        )
         envs.reset()
         cost[clip] = envs.step_arrays(np.full((2, 2), 5.0)).reward.sum()
         envs.close()
@@ -243,7 +245,7 @@ def test_actions_beyond_the_bounds_are_clipped_everywhere_but_in_mujoco(backend)
 
 @pytest.mark.parametrize("backend", ["dummy", "subproc"])
 def test_a_crash_of_an_environment_says_why(backend):
-    envs = make_vec_envs("tests.probe_envs:Crash-v0", 2, seed=1, vec_env=backend)
+    envs = make_vec_envs(EnvConfig("tests.probe_envs:Crash-v0", vec_env=backend), 2, seed=1)
     envs.reset()
     with pytest.raises(EnvironmentCrash, match="the gripper is stuck"):
         for _ in range(5):
@@ -282,7 +284,7 @@ def test_state_read_and_set_elsewhere_continues_exactly(env_id):
     """Through a checkpoint's plain form, into environments that have lived another life."""
     from a2c_ppo_acktr.run.checkpoint import to_plain
 
-    here, there = (make_vec_envs(env_id, 2, seed=seed, vec_env="dummy") for seed in (1, 50))
+    here, there = (make_vec_envs(EnvConfig(env_id, vec_env="dummy"), 2, seed=seed) for seed in (1, 50))
     sampler = here.action_space
     sampler.seed(0)
     for envs, steps in ((here, 60), (there, 17)):
@@ -298,6 +300,6 @@ def test_state_read_and_set_elsewhere_continues_exactly(env_id):
 
 
 def test_nested_observations_keep_their_types():
-    envs = make_vec_envs("tests.probe_envs:NestedObservation-v0", 3, seed=1)
+    envs = make_vec_envs(EnvConfig("tests.probe_envs:NestedObservation-v0"), 3, seed=1)
     dtypes = tree_map(lambda leaf: str(leaf.dtype), envs.reset())
     assert dtypes == {"picture": "uint8", "pair": ("int64", "int8")}

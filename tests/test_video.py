@@ -19,7 +19,7 @@ from gymnasium import spaces
 
 import main
 from a2c_ppo_acktr import arguments
-from a2c_ppo_acktr.envs import make_vec_envs
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.envs.video.camera import Film, as_picture
 from a2c_ppo_acktr.run import checkpoint
 
@@ -146,8 +146,8 @@ def rollout(envs, steps=40):
 @pytest.mark.parametrize("backend", ["dummy", "subproc"])
 def test_a_filmed_environment_beside_others_gives_the_same_numbers(backend):
     env_id = "tests.test_video:Picture-v0"
-    plain = rollout(make_vec_envs(env_id, 3, seed=5))
-    envs = make_vec_envs(env_id, 3, seed=5, vec_env=backend, capture_video=1)
+    plain = rollout(make_vec_envs(EnvConfig(env_id), 3, seed=5))
+    envs = make_vec_envs(EnvConfig(env_id, vec_env=backend), 3, seed=5, capture_video=1)
     assert envs.backend == backend
     for ours, expected in zip(rollout(envs), plain, strict=True):
         np.testing.assert_array_equal(ours, expected)
@@ -164,7 +164,7 @@ def test_pictures_run_from_the_first_to_the_last_moment_of_an_episode():
 
 def test_atari_beside_native_stepping_films_whole_games(tmp_path):
     pytest.importorskip("ale_py")
-    envs = make_vec_envs("PongNoFrameskip-v4", 2, seed=1, capture_video=1)
+    envs = make_vec_envs(EnvConfig("PongNoFrameskip-v4"), 2, seed=1, capture_video=1)
     assert envs.backend == "native"
     envs.reset()
     envs.camera.start(tmp_path / "videos", episodes=0, env_steps=0)
@@ -191,7 +191,7 @@ FAMILIES = {
 @pytest.mark.parametrize("env_id", FAMILIES)
 def test_every_family_draws_without_a_display(env_id):
     pytest.importorskip(FAMILIES[env_id])
-    envs = make_vec_envs(env_id, 1, seed=0, capture_video=1, normalize=False)
+    envs = make_vec_envs(EnvConfig(env_id, normalize_env=False), 1, seed=0, capture_video=1)
     envs.reset()
     envs.action_space.seed(0)  # some actions of MiniGrid change nothing, and three of them can follow each other
     pictures = [envs.camera.early[0]]
@@ -207,7 +207,7 @@ def test_every_family_draws_without_a_display(env_id):
 
 def test_the_camera_follows_a_body_that_runs_away():
     pytest.importorskip("mujoco")
-    envs = make_vec_envs("HalfCheetah-v5", 1, seed=0, capture_video=1, normalize=False)
+    envs = make_vec_envs(EnvConfig("HalfCheetah-v5", normalize_env=False), 1, seed=0, capture_video=1)
     envs.reset()
     core = envs.get_attr("unwrapped")[0]
     core.set_state(np.r_[50.0, core.data.qpos[1:]], core.data.qvel)
@@ -254,7 +254,7 @@ def test_a_crash_leaves_no_half_film(capsys):
 
 def test_a_film_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").touch()
-    envs = make_vec_envs("tests.test_video:Picture-v0", 2, seed=5, capture_video=2)
+    envs = make_vec_envs(EnvConfig("tests.test_video:Picture-v0"), 2, seed=5, capture_video=2)
     envs.reset()
     envs.camera.start(tmp_path / "file" / "videos", episodes=0, env_steps=0)
     with pytest.raises(NotADirectoryError):

@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import re
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ Settings = dict[str, Any]
 LONGEST_NAME = 150
 PLACED = ("log_dir", "resume", "cont")
 """Where a run goes and whether it continues is the queue's business."""
-TAKE_LISTS = {name for name, kind in typing.get_type_hints(arguments.RunConfig).items() if "list" in str(kind)}
+TAKE_LISTS = {field.name for field, kind in flags.leaves(arguments.RunConfig) if "list" in str(kind)}
 QUEUE_DEFAULTS = {"save_dir": "", "torch_threads": 1}
 """Runs side by side would overwrite one another's copy in `save_dir`, and take one another's cores."""
 
@@ -108,7 +107,7 @@ def validate(settings: Settings) -> arguments.RunConfig:
             args = arguments.parse(to_flags(settings))
     except SystemExit:
         raise UsageError("help: is not a setting") from None
-    read = {**vars(args), **vars(args.config)}
+    read = {**arguments.to_plain(args), **vars(args.config)}
     for key, value in settings.items():
         if isinstance(value, bool | dict) and read.get(key, value) != value:
             raise UsageError(f"{key}: {value} would be read as {read[key]}")
@@ -123,7 +122,7 @@ def names(several: Sequence[Settings], parsed: Sequence[arguments.RunConfig], pr
     found = []
     for one, args in zip(flat, parsed, strict=True):
         values = [f"{key}={one[key]}" for key in varying if key in one]
-        parts = [prefix, checkpoint.file_name(args.env_name), args.algo, *values, f"seed={args.seed}"]
+        parts = [prefix, checkpoint.file_name(args.env.env_name), args.algo, *values, f"seed={args.seed}"]
         name = re.sub(r"[^\w.=,+-]+", "-", "__".join(part for part in parts if part)).lstrip(".-")
         if len(name) > LONGEST_NAME:
             name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

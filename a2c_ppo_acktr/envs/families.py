@@ -16,6 +16,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import parse_env_id
 from gymnasium.wrappers import FlattenObservation, TimeAwareObservation
 
+from a2c_ppo_acktr.envs.config import EnvConfig
 from a2c_ppo_acktr.envs.navigation import env as navigation
 from a2c_ppo_acktr.envs.targets import DeclareAuxiliary
 from a2c_ppo_acktr.envs.wrappers import (
@@ -141,27 +142,20 @@ def _newest_if_retired(env_id: str) -> str:
     return current
 
 
-def make_env(
-    env_id: str,
-    env_kwargs: dict[str, Any] | None = None,
-    render_mode: str | None = None,
-    auxiliary_truth_sizes: Sequence[int] | None = None,
-    time_feature: bool = False,
-    hide_observations: Sequence[int] = (),
-) -> gym.Env:
-    """One environment by its resolved id, wrapped so that images are channels first and statistics are kept.
+def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
+    """One environment, wrapped so that images are channels first and statistics are kept.
 
     Raises:
-        UsageError: the environment does not accept `env_kwargs`, or lacks something to start, a time to show or numbers
-            to hide.
+        UsageError: there is no such environment, or it does not accept `env_kwargs`, or lacks something to start, a
+            time to show or numbers to hide.
     """
-    kwargs: dict[str, Any] = dict(env_kwargs or {})
+    env_id = resolve(config.env_name)  # registers it, in a worker process too
+    kwargs = dict(config.env_kwargs)
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     atari = ATARI.match(env_id) is not None
     if atari:
         kwargs["frameskip"] = 1
-    resolve(env_id)  # registers it, in a worker process too
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*out of date.*")
         warnings.filterwarnings("ignore", message=".*obs_type.*")
@@ -175,21 +169,27 @@ def make_env(
         known = ", ".join(str(mode) for mode in modes) or "none"
         raise UsageError(f"--env-name {env_id}: cannot be shown: needs render mode {render_mode} and has {known}")
     env = wrap_atari(env) if atari else _wrap_other(env, env_id)
-    if hide_observations:
-        env = _hide(env, env_id, hide_observations)
-    if time_feature:
+    if config.hide_observations:
+        env = _hide(env, env_id, config.hide_observations)
+    if config.time_feature:
         env = _add_time(env, env_id)
-    return DeclareAuxiliary(env, auxiliary_truth_sizes) if auxiliary_truth_sizes else env
+    return DeclareAuxiliary(env, config.auxiliary_truth_sizes) if config.auxiliary_truth_sizes else env
 
 
-def kind_of_observations(env_id: str, env_kwargs: dict[str, Any] | None = None) -> str:
-    """Of an environment: see `spaces.kind_of`.
+def kind_of_observations(config: EnvConfig) -> str:
+    """Of an environment: see `spaces.kind_of`. The environment is built once, however often one asks.
 
     Raises:
-        UsageError: there is no such environment, or it does not accept `env_kwargs`.
+        UsageError: as of `make_env`.
     """
-    with contextlib.closing(make_env(resolve(env_id), env_kwargs)) as env:
-        return kind_of(env.observation_space)
+    asked = repr(config)
+    if asked not in _KINDS:
+        with contextlib.closing(make_env(config)) as env:
+            _KINDS[asked] = kind_of(env.observation_space)
+    return _KINDS[asked]
+
+
+_KINDS: dict[str, str] = {}
 
 
 def _add_time(env: gym.Env, env_id: str) -> gym.Env:

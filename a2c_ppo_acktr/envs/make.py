@@ -1,14 +1,14 @@
 """From an environment's name to vectorized environments."""
 
 import contextlib
+import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import gymnasium as gym
 from gymnasium import spaces
 
+from a2c_ppo_acktr.envs.config import EnvConfig
 from a2c_ppo_acktr.envs.families import ATARI, FAMILIES, MUJOCO, NAVIGATION, make_env, resolve
 from a2c_ppo_acktr.envs.filmed import FilmedEnvs, JointEnvs
 from a2c_ppo_acktr.envs.native import AleEnvs, CartPoleEnvs, EnvPoolEnvs
@@ -64,12 +64,86 @@ def fits_native(env_id: str) -> bool:
     return env_id in (NAVIGATION, *CARTPOLES)
 
 
-def _make_native(env_id: str, num_envs: int, plain: bool, env_kwargs: dict[str, Any]) -> Envs:
+def make_vec_envs(
+    config: EnvConfig,
+    num_envs: int,
+    seed: int,
+    *,
+    gamma: float = 0.99,
+    training: bool = True,
+    render_mode: str | None = None,
+    capture_video: int = 0,
+) -> Envs:
+    """N environments behind `Envs`, seeded `seed`, `seed + 1`, ...
+
+    Args:
+        config: which ones, and what is changed about them.
+        num_envs: N.
+        seed: of the first environment.
+        gamma: discount of reward normalization.
+        training: False freezes the normalizer and leaves rewards as they are.
+        render_mode: as Gymnasium's.
+        capture_video: film every so many episodes of the first environment, then stepped in this process; 0 films none.
+
+    Raises:
+        UsageError: there are no such environments, or what `config` asks for does not fit them.
+    """
+    if capture_video or render_mode == "rgb_array":
+        prepare_rendering()  # before anything that draws is imported
+    config = dataclasses.replace(config, env_name=resolve(config.env_name))
+    if config.vec_env == "auto":
+        backend = choose_backend(config.env_name, num_envs, _is_plain(config, render_mode))
+        config = dataclasses.replace(config, vec_env=backend)
+    if capture_video:
+        first = DummyEnvs([functools.partial(make_env, config, "rgb_array")], _clips_actions(config))
+        envs: Envs = JointEnvs(first, _make_backend(config, num_envs - 1, render_mode)) if num_envs > 1 else first
+        envs = FilmedEnvs(envs, Camera(capture_video))
+    else:
+        envs = _make_backend(config, num_envs, render_mode)
+    envs.seed(seed)
+    try:
+        envs = _wrap(envs, config, gamma, training)
+    except UsageError:
+        envs.close()
+        raise
+    envs.clip_actions = _clips_actions(config)
+    return envs
+
+
+def _is_plain(config: EnvConfig, render_mode: str | None) -> bool:
+    """Whether nothing is asked for that only single environments can do."""
+    return config.plain and (not config.env_kwargs or config.env_name == NAVIGATION) and render_mode is None
+
+
+def _clips_actions(config: EnvConfig) -> bool:
+    """Whether continuous actions are kept within their bounds.
+
+    By default everywhere but in MuJoCo, whose motors saturate by themselves and whose rewards price the action as sent.
+    """
+    return not MUJOCO.match(config.env_name) if config.clip_actions is None else config.clip_actions
+
+
+def _make_backend(config: EnvConfig, num_envs: int, render_mode: str | None) -> Envs:
+    """N environments with nothing around them, of a resolved id, stepped as `config.vec_env` says."""
+    if config.vec_env in ("native", "envpool"):
+        make = _make_native if config.vec_env == "native" else _make_envpool
+        return make(config, num_envs, _is_plain(config, render_mode))
+    factories = [functools.partial(make_env, config, render_mode)] * num_envs
+    if config.vec_env == "subproc":
+        return SubprocEnvs(factories, min(num_envs, os.cpu_count() or 1), _clips_actions(config))
+    return DummyEnvs(factories, _clips_actions(config))
+
+
+def _make_native(config: EnvConfig, num_envs: int, plain: bool) -> Envs:
+    env_id = config.env_name
     if not plain or not fits_native(env_id):
         reason = "there is none for it" if plain else f"it {PLAIN}"
         raise UsageError(f"--vec-env native: {env_id} cannot use it: {reason}")
     if env_id == NAVIGATION:
-        return _make_navigation(num_envs, env_kwargs)
+        try:
+            return NavigationEnvs(num_envs, **config.env_kwargs)
+        except TypeError as error:
+            raise UsageError(f"--env-name {NAVIGATION}: {error}") from error
     if not ATARI.match(env_id):
         return CartPoleEnvs(env_id, num_envs)
     kwargs = gym.spec(env_id).kwargs
@@ -81,14 +155,8 @@ def _make_native(env_id: str, num_envs: int, plain: bool, env_kwargs: dict[str, 
     )
 
 
-def _make_navigation(num_envs: int, env_kwargs: dict[str, Any]) -> Envs:
-    try:
-        return NavigationEnvs(num_envs, **env_kwargs)
-    except TypeError as error:
-        raise UsageError(f"--env-name {NAVIGATION}: {error}") from error
-
-
-def _make_envpool(env_id: str, num_envs: int, plain: bool, clip_actions: bool) -> Envs:
+def _make_envpool(config: EnvConfig, num_envs: int, plain: bool) -> Envs:
+    env_id = config.env_name
     try:
         known = EnvPoolEnvs.knows(env_id)
     except ImportError as error:
@@ -96,128 +164,25 @@ def _make_envpool(env_id: str, num_envs: int, plain: bool, clip_actions: bool) -
     if not plain or not known:
         reason = PLAIN if known else "does not have it"
         raise UsageError(f"--vec-env envpool: {env_id} cannot use it: EnvPool {reason}")
-    return EnvPoolEnvs(env_id, num_envs, clip_actions)
+    return EnvPoolEnvs(env_id, num_envs, _clips_actions(config))
 
 
-def _make_backend(
-    vec_env: str,
-    factory: Callable[[], gym.Env],
-    env_id: str,
-    env_kwargs: dict[str, Any],
-    plain: bool,
-    clip_actions: bool,
-    num_envs: int,
-) -> Envs:
-    if vec_env == "native":
-        return _make_native(env_id, num_envs, plain, env_kwargs)
-    if vec_env == "envpool":
-        return _make_envpool(env_id, num_envs, plain, clip_actions)
-    if vec_env == "subproc":
-        return SubprocEnvs([factory] * num_envs, min(num_envs, os.cpu_count() or 1), clip_actions)
-    return DummyEnvs([factory] * num_envs, clip_actions)
-
-
-def make_vec_envs(
-    env_id: str,
-    num_envs: int,
-    *,
-    seed: int,
-    gamma: float = 0.99,
-    env_kwargs: dict[str, Any] | None = None,
-    vec_env: str = "auto",
-    normalize: bool = True,
-    frame_stack: int | None = None,
-    clip_actions: bool | None = None,
-    training: bool = True,
-    render_mode: str | None = None,
-    aux_wrapper_kwargs: dict[str, Any] | None = None,
-    auxiliary_truth_sizes: Sequence[int] | None = None,
-    capture_video: int = 0,
-    time_feature: bool = False,
-    hide_observations: Sequence[int] = (),
-) -> Envs:
-    """N environments behind `Envs`, seeded `seed`, `seed + 1`, ...
-
-    Args:
-        env_id: any registered id, `module:EnvId`, or `dm.<domain>.<task>`.
-        num_envs: N.
-        seed: of the first environment.
-        gamma: discount of reward normalization.
-        env_kwargs: keyword arguments of the environment.
-        vec_env: `native` (batched stepping), `dummy` (a loop in this process), `subproc` (one worker per core),
-            `envpool`, or `auto`, which picks one of the first three (see `choose_backend`).
-        normalize: normalize observations and rewards where observations are vectors.
-        frame_stack: images to stack; None stacks 4 for Atari and none elsewhere.
-        clip_actions: keep continuous actions within their bounds; None does so everywhere but in MuJoCo, whose motors
-            saturate by themselves and whose rewards price the action as it was sent.
-        training: False freezes the normalizer and leaves rewards as they are.
-        render_mode: as Gymnasium's.
-        aux_wrapper_kwargs: auxiliary targets beside the environment's own (see `AuxiliaryEnvs`).
-        auxiliary_truth_sizes: how to cut a flat `info['auxiliary']` into targets.
-        capture_video: film every so many episodes of the first environment, then stepped in this process; 0 films none.
-        time_feature: append the share of the time limit that has passed to vector observations.
-        hide_observations: numbers to leave out of vector observations, by their places.
-    """
-    if capture_video or render_mode == "rgb_array":
-        prepare_rendering()  # before anything that draws is imported
-    resolved = resolve(env_id)
-    make_one = functools.partial(
-        make_env,
-        resolved,
-        env_kwargs,
-        auxiliary_truth_sizes=auxiliary_truth_sizes,
-        time_feature=time_feature,
-        hide_observations=hide_observations,
-    )
-    factory = functools.partial(make_one, render_mode)
-    if clip_actions is None:
-        clip_actions = not MUJOCO.match(resolved)
-    plain = (not env_kwargs or resolved == NAVIGATION) and render_mode is None
-    plain = plain and not auxiliary_truth_sizes and not time_feature and not hide_observations
-    if vec_env == "auto":
-        vec_env = choose_backend(resolved, num_envs, plain)
-    make = functools.partial(_make_backend, vec_env, factory, resolved, env_kwargs or {}, plain, clip_actions)
-    if capture_video:
-        drawn = functools.partial(make_one, "rgb_array")
-        first = DummyEnvs([drawn], clip_actions)
-        envs: Envs = JointEnvs(first, make(num_envs - 1)) if num_envs > 1 else first
-        envs = FilmedEnvs(envs, Camera(capture_video))
-    else:
-        envs = make(num_envs)
-    envs.seed(seed)
-    try:
-        envs = _wrap(envs, resolved, gamma, normalize, frame_stack, training, aux_wrapper_kwargs, auxiliary_truth_sizes)
-    except UsageError:
-        envs.close()
-        raise
-    envs.clip_actions = clip_actions
-    return envs
-
-
-def _wrap(
-    envs: Envs,
-    env_id: str,
-    gamma: float,
-    normalize: bool,
-    frame_stack: int | None,
-    training: bool,
-    aux_wrapper_kwargs: dict[str, Any] | None,
-    auxiliary_truth_sizes: Sequence[int] | None,
-) -> Envs:
+def _wrap(envs: Envs, config: EnvConfig, gamma: float, training: bool) -> Envs:
     """What stands around every backend; arguments as of `make_vec_envs`."""
-    if aux_wrapper_kwargs or AUXILIARY in envs.signal_spaces:
+    if config.aux_wrapper_kwargs or AUXILIARY in envs.signal_spaces:
         try:
-            envs = AuxiliaryEnvs(envs, auxiliary_truth_sizes, **(aux_wrapper_kwargs or {}))
+            envs = AuxiliaryEnvs(envs, config.auxiliary_truth_sizes, **config.aux_wrapper_kwargs)
         except TypeError as error:
-            raise UsageError(f"--aux-wrapper-kwargs {aux_wrapper_kwargs}: {error}") from error
+            raise UsageError(f"--aux-wrapper-kwargs {config.aux_wrapper_kwargs}: {error}") from error
+    frame_stack = config.frame_stack
     if frame_stack is None:
-        frame_stack = ATARI_FRAME_STACK if ATARI.match(env_id) else 1
+        frame_stack = ATARI_FRAME_STACK if ATARI.match(config.env_name) else 1
     shape = envs.observation_space.shape
     if frame_stack > 1:
         if shape is None or len(shape) != 3:
             raise UsageError(f"--frame-stack {frame_stack}: only images can be stacked, not {envs.observation_space}")
         envs = FrameStackEnvs(envs, frame_stack)
-    if normalize and isinstance(envs.observation_space, spaces.Box) and len(shape or ()) == 1:
+    if config.normalize_env and isinstance(envs.observation_space, spaces.Box) and len(shape or ()) == 1:
         envs = NormalizedEnvs(envs, gamma=gamma, training=training)
     return envs
 

@@ -16,7 +16,7 @@ from a2c_ppo_acktr.interfaces import EndedArrays, StepArrays, Tree
 
 
 class NativeEnvs(Envs):
-    """What both kinds share: returns and lengths of running episodes, and no environment objects to reach into."""
+    """What they all share: returns and lengths of running episodes, and no environment objects to reach into."""
 
     backend = state_kind = "native"
 

@@ -35,7 +35,7 @@ class Envs(VecEnv):
     camera: Any = None
     """What films the first environment (see `video.Camera`), or None."""
     backend: str
-    """How the environments are stepped: native, dummy or subproc."""
+    """How the environments are stepped: native, dummy, subproc or envpool."""
     frame_stack = 1
     """Images that an observation stacks."""
     clip_actions = True

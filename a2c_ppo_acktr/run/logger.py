@@ -94,10 +94,9 @@ class Logger:
         self._tell(metrics, update, step, returns)
         self.flush()
 
-    def describe(self, settings: dict[str, Any]) -> None:
-        """The settings as a table on TensorBoard's page of texts."""
-        flat = settings | settings["config"]
-        rows = [f"|{name}|{value}|" for name, value in flat.items() if name != "config"]
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Settings and whatever else describes the run, as a table on TensorBoard's page of texts."""
+        rows = [f"|{name}|{value}|" for name, value in facts.items()]
         self.tensorboard.add_text("hyperparameters", "\n".join(["|name|value|", "|-|-|", *rows]), self.step)
 
     def histograms(self, histograms: Mapping[str, Any], step: int) -> None:

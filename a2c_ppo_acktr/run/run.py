@@ -16,6 +16,7 @@ from a2c_ppo_acktr import __version__
 from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.run import checkpoint, histograms
 from a2c_ppo_acktr.run.clock import Clock
+from a2c_ppo_acktr.run.config import LogConfig
 from a2c_ppo_acktr.run.folder import latest_checkpoint
 from a2c_ppo_acktr.run.logger import Logger
 from a2c_ppo_acktr.run.tracking import Tracker
@@ -35,6 +36,7 @@ class Run:
     """Logs and saves a training; continues one where `resumed` is a checkpoint.
 
     Args:
+        config: the flags of what is told and kept.
         settings: plain dictionary of every flag.
         algorithm: the learner.
         collector: what steps its environments.
@@ -45,6 +47,7 @@ class Run:
 
     def __init__(
         self,
+        config: LogConfig,
         settings: dict[str, Any],
         algorithm: Any,
         collector: Any,
@@ -52,10 +55,11 @@ class Run:
         resumed: dict[str, Any] | None,
         camera: Any = None,
     ) -> None:
-        self.settings, self.algorithm, self.collector, self.normalizer = settings, algorithm, collector, normalizer
+        self.config, self.settings = config, settings
+        self.algorithm, self.collector, self.normalizer = algorithm, collector, normalizer
         self.update, self.written, self.best = 0, 0, -math.inf
         self.metrics: Mapping[str, SupportsFloat] = {}
-        own_folder = checkpoint.run_folder_of(settings["resume"]) if resumed is not None else None
+        own_folder = checkpoint.run_folder_of(config.resume) if config.resume is not None else None
         self.folder = own_folder or checkpoint.new_run_folder(settings)
         episodes_continue = resumed is None or self._restore(resumed)
         logger_state = resumed["logger"] if resumed is not None else None
@@ -73,8 +77,8 @@ class Run:
         if not episodes_continue:
             self.logger.say("the environments' states cannot be restored: every running episode begins anew")
         self.histogram_clock = Clock(None, HISTOGRAM_SECONDS, HISTOGRAM_SHARE)
-        self.line_clock = Clock(settings["log_interval"], LINE_SECONDS)
-        self.save_clock = Clock(settings["save_interval"], CHECKPOINT_SECONDS)
+        self.line_clock = Clock(config.log_interval, LINE_SECONDS)
+        self.save_clock = Clock(config.save_interval, CHECKPOINT_SECONDS)
         self.best_clock = Clock(None, BEST_SECONDS)
 
     @property
@@ -88,7 +92,7 @@ class Run:
         return self.collector.env_steps if self.settings["num_steps"] > 0 else self.update
 
     def _describe(self) -> dict[str, Any]:
-        """Write what the run is, and return it."""
+        """Write what the run is, and return it: every flag beside command, versions and commit."""
         packages: dict[str, str | None] = {}
         for name in RECORDED_PACKAGES:
             try:
@@ -107,15 +111,17 @@ class Run:
         (self.folder / "config.json").write_text(text + "\n")
         with (self.folder / "command.txt").open("a") as file:
             file.write(command + "\n")
-        self.logger.describe(self.settings | description)
-        return description
+        facts = {**description, **self.settings, **self.settings["config"]}
+        del facts["config"]
+        self.logger.describe(facts)
+        return facts
 
-    def _track(self, description: dict[str, Any], continued: dict[str, Any] | None) -> Tracker | None:
+    def _track(self, facts: dict[str, Any], continued: dict[str, Any] | None) -> Tracker | None:
         """W&B's side of the run, where --track asks for it; `continued` is the checkpoint whose run goes on."""
-        if not self.settings["track"]:
+        if not self.config.track:
             return None
         run_id = (continued or {}).get("tracking")
-        self.logger.tracker = Tracker(self.folder, self.settings, description, run_id, self.logger.say)
+        self.logger.tracker = Tracker(self.folder, self.config, facts, run_id, self.logger.say)
         return self.logger.tracker
 
     def after_update(self, episodes: Iterable[Episode], metrics: Mapping[str, SupportsFloat]) -> None:
@@ -127,11 +133,11 @@ class Run:
             self.write_line()
         if self.histogram_clock.due(self.update):
             self.write_histograms()
-        if self.settings["eval_interval"] is None:
+        if self.config.eval_interval is None:
             mean_return = self.logger.mean_return()
             if mean_return is not None and mean_return > self.best and self.best_clock.due(self.update):
                 self._save_best(mean_return)
-        numbered = self.settings["checkpoint_interval"]
+        numbered = self.config.checkpoint_interval
         if self.save_clock.due(self.update):
             self.save()
         if numbered and self.update % numbered == 0:
@@ -139,7 +145,7 @@ class Run:
 
     def evaluation_due(self) -> bool:
         """Whether this update asks for an evaluation; where there are any, the last update of all does."""
-        interval = self.settings["eval_interval"]
+        interval = self.config.eval_interval
         return interval is not None and (self.update % interval == 0 or self.algorithm.finished)
 
     def record_evaluation(self, returns: Any, lengths: Any) -> None:
@@ -193,10 +199,10 @@ class Run:
         if replay is not None:
             checkpoint.drop_replays(target.parent, keep=state["replay"])
         self.save_clock.took(time.monotonic() - begun)
-        if path is None and self.settings["save_dir"]:
-            folder = self.settings["save_subdir"] or checkpoint.learner_name(self.settings)
-            name = self.settings["save_name"] or self.settings["env_name"]
-            checkpoint.copy(target, checkpoint.upstream_path(self.settings["save_dir"], folder, name))
+        if path is None and self.config.save_dir:
+            folder = self.config.save_subdir or checkpoint.learner_name(self.settings)
+            name = self.config.save_name or self.settings["env_name"]
+            checkpoint.copy(target, checkpoint.upstream_path(self.config.save_dir, folder, name))
 
     def _save_best(self, mean_return: float) -> None:
         self.best = mean_return
@@ -211,7 +217,7 @@ class Run:
                 self.write_histograms()
             self.save()
         mean_return = self.logger.mean_return()
-        if mean_return is not None and mean_return > self.best and self.settings["eval_interval"] is None:
+        if mean_return is not None and mean_return > self.best and self.config.eval_interval is None:
             self._save_best(mean_return)
         self.logger.close()
         recent = [episode_return for episode_return, _ in self.logger.recent]
@@ -261,7 +267,8 @@ class Run:
         return episodes_continue
 
     def _restore_replay(self, name: str | None) -> None:
-        storage, path = self.collector.storage, Path(self.settings["resume"]).parent / (name or "")
+        assert self.config.resume is not None
+        storage, path = self.collector.storage, Path(self.config.resume).parent / (name or "")
         if not storage.outlasts_updates:
             return
         if name is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from a2c_ppo_acktr.run.config import LogConfig
 from a2c_ppo_acktr.run.histograms import Histogram
 
 START_SECONDS, FINISH_SECONDS = 10, 30
@@ -20,8 +21,8 @@ class Tracker:
 
     Args:
         folder: run folder; W&B writes into `wandb/` in it.
-        settings: every flag.
-        description: what else config.json holds: command, versions, commit.
+        config: the flags of what is told and kept.
+        facts: every flag and what else config.json holds: command, versions, commit.
         run_id: of the run that is continued, or None.
         say: prints one line for the user.
     """
@@ -29,28 +30,26 @@ class Tracker:
     def __init__(
         self,
         folder: Path,
-        settings: Mapping[str, Any],
-        description: Mapping[str, Any],
+        config: LogConfig,
+        facts: Mapping[str, Any],
         run_id: str | None,
         say: Callable[[str], None],
     ) -> None:
         self.wandb: Any = importlib.import_module("wandb")
         mailbox: Any = importlib.import_module("wandb.sdk.mailbox")
         self.failures = (self.wandb.errors.Error, mailbox.MailboxClosedError, OSError)
-        self.upload_video, self.say, self.later = settings["upload_video"], say, f"wandb sync {folder}/wandb/offline-*"
+        self.upload_video, self.say, self.later = config.upload_video, say, f"wandb sync {folder}/wandb/offline-*"
         self.id = run_id or secrets.token_hex(4)
-        flat = {**description, **settings, **settings["config"]}
-        del flat["config"]
         mode = self._mode()
         online = {"resume": "allow"} if mode == "online" else {}
         common = {
-            "project": settings["wandb_project_name"],
-            "entity": settings["wandb_entity"],
-            "group": settings["exp_name"],
+            "project": config.wandb_project_name,
+            "entity": config.wandb_entity,
+            "group": config.exp_name,
             "name": folder.resolve().name,
             "id": self.id,
             "dir": str(folder),
-            "config": flat,
+            "config": dict(facts),
             "settings": self.wandb.Settings(
                 init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS, console="off", silent=True
             ),
