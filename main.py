@@ -2,13 +2,17 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, SupportsFloat
 
 from a2c_ppo_acktr import algo, arguments
+from a2c_ppo_acktr.acting.collect import Collector
 from a2c_ppo_acktr.envs import describe, make_vec_envs
+from a2c_ppo_acktr.envs.families import kind_of_observations
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
+from a2c_ppo_acktr.envs.video.rendering import prepare_rendering
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations
+from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.process import (
     Interrupted,
     StopOnSignals,
@@ -21,7 +25,7 @@ from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.clone import clone_parameters
 from a2c_ppo_acktr.run.run import Diverged, Run
 from a2c_ppo_acktr.seeding import preserve_rng, seed_everything
-from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
+from a2c_ppo_acktr.spaces import UnsupportedSpace
 from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate
 
@@ -29,18 +33,66 @@ EVAL_ENVS = 8
 """Environments that share an evaluation's episodes, where training does not have more."""
 
 
-def train(args: arguments.RunConfig) -> None:
-    """Train as `args` say; `Interrupted` where a signal ended it early."""
+class Progress(NamedTuple):
+    """Where a training stands after an update."""
+
+    update: int
+    env_steps: int
+    metrics: Mapping[str, SupportsFloat]
+    """Under their TensorBoard tags; an evaluation's are among them. Each becomes a number where one asks for it."""
+    episodes: list[Episode]
+    """Those that finished meanwhile."""
+
+
+class Parts(NamedTuple):
+    """What a training is made of."""
+
+    args: arguments.RunConfig
+    envs: Envs
+    algorithm: algo.Algorithm
+    storage: Any
+    collector: Collector
+    run: Run
+
+
+def train(args: arguments.RunConfig) -> Generator[Progress, None, None]:
+    """Train as `args` say, an update at a time; closing the generator saves as an interruption does.
+
+    It touches nothing that the whole process shares but random generators, which it draws from and does not seed: see
+    `prepare_process`.
+    """
+    with build(args) as parts:
+        try:
+            yield from loop(parts)
+        except GeneratorExit:
+            parts.run.finish(interrupted=True)
+            raise
+        parts.run.finish(interrupted=False)
+
+
+def loop(parts: Parts) -> Iterator[Progress]:
+    """The loop of every algorithm."""
+    args, envs, algorithm, storage, collector, run = parts
+    while not algorithm.finished and collector.env_steps < args.num_env_steps:
+        algorithm.schedule(collector.env_steps, args.num_env_steps)
+        episodes = collector.collect()
+        metrics = algorithm.update(storage)
+        storage.after_update()
+        run.after_update(episodes, metrics)
+        if run.evaluation_due():
+            run.record_evaluation(*evaluate_now(args, algorithm, envs))
+        yield Progress(run.update, collector.env_steps, run.metrics, episodes)
+
+
+@contextlib.contextmanager
+def build(args: arguments.RunConfig) -> Iterator[Parts]:
+    """Build, or load, what the flags describe; close it in the end."""
     resumed = checkpoint.load(args.log.resume) if args.log.resume is not None else None
     demonstrations = load_demonstrations(args)
-    seed_everything(args.seed, args.cuda_deterministic)
-    tune_process()
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopOnSignals())
         video = args.log.capture_video
         envs = make_vec_envs(args.env, args.num_processes, args.seed, gamma=args.gamma, capture_video=video)
         stack.callback(envs.close)
-        set_threads(args.torch_threads or default_threads(is_image(envs.observation_space)))
         algorithm = make_algorithm(args, envs, demonstrations)
         clone(args, algorithm, envs, resumed)
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
@@ -49,20 +101,7 @@ def train(args: arguments.RunConfig) -> None:
         run = Run(args.log, settings, algorithm, collector, envs.normalizer, resumed, envs.camera)
         stack.callback(run.close)
         run.logger.say(f"{describe(args.env.env_name, envs)}; {storage.describe()}")
-
-        while not algorithm.finished and collector.env_steps < args.num_env_steps and stop.requested is None:
-            algorithm.schedule(collector.env_steps, args.num_env_steps)
-            episodes = collector.collect()
-            metrics = algorithm.update(storage)
-            storage.after_update()
-            run.after_update(episodes, metrics)
-            if run.evaluation_due():
-                run.record_evaluation(*evaluate_now(args, algorithm, envs))
-
-        stop.boundary_reached()
-        run.finish(interrupted=stop.requested is not None)
-        if stop.requested is not None:
-            raise Interrupted(stop.requested)
+        yield Parts(args, envs, algorithm, storage, collector, run)
 
 
 def load_demonstrations(args: arguments.RunConfig) -> Demonstrations | None:
@@ -103,10 +142,34 @@ def evaluate_now(args: arguments.RunConfig, algorithm: algo.Algorithm, envs: Env
     return result["returns"], result["lengths"]
 
 
+def execute(args: arguments.RunConfig) -> None:
+    """Train to the end as the command line does; `Interrupted` where a signal ended it early."""
+    with StopOnSignals() as stop, contextlib.closing(train(args)) as training:
+        prepare_process(args)
+        for _ in training:
+            if stop.requested is not None:
+                stop.boundary_reached()
+                break
+    if stop.requested is not None:
+        raise Interrupted(stop.requested)
+
+
+def prepare_process(args: arguments.RunConfig) -> None:
+    """Tune and seed what this whole process shares, before anything is built."""
+    tune_process()
+    if args.log.capture_video:
+        prepare_rendering()  # before anything that draws is imported, as it is for the kind of observations
+    threads = args.torch_threads
+    if threads is None:
+        threads = default_threads(images=kind_of_observations(args.env) != "vector")
+    set_threads(threads)
+    seed_everything(args.seed, args.cuda_deterministic)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
-        train(arguments.parse(argv))
+        execute(arguments.parse(argv))
     except (UsageError, UnsupportedSpace) as error:
         print(f"main.py: error: {error}", file=sys.stderr)
         return 2

@@ -28,9 +28,7 @@ import main as project
 from a2c_ppo_acktr import algo, arguments, envs
 from a2c_ppo_acktr.envs import families
 from a2c_ppo_acktr.optim.adam import Adam
-from a2c_ppo_acktr.process import set_threads, tune_process
-from a2c_ppo_acktr.run.run import Run
-from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.process import set_threads
 from a2c_ppo_acktr.storage import RolloutStorage
 from benchmarks.cells import CELLS, Cell
 
@@ -85,18 +83,6 @@ class Stopwatch:
         return True
 
 
-@dataclasses.dataclass
-class Parts:
-    """What `main.train` builds."""
-
-    args: arguments.RunConfig
-    envs: envs.Envs
-    algorithm: algo.Algorithm
-    storage: Any
-    collector: Any
-    run: Run
-
-
 def parse(cell: Cell, options: argparse.Namespace, log_dir: str) -> arguments.RunConfig:
     """The project's settings for a cell, through its command line."""
     common = ["--seed", str(options.seed), "--torch-threads", str(options.threads), "--num-env-steps", str(FOREVER)]
@@ -104,38 +90,27 @@ def parse(cell: Cell, options: argparse.Namespace, log_dir: str) -> arguments.Ru
         common += ["--num-processes", str(options.num_envs)]
     args = arguments.parse([*cell.flags.split(), *common, "--log-dir", log_dir, "--save-dir", ""])
     args.cuda = options.device == "cuda"
+    if args.log.eval_interval is not None:
+        args.log.eval_interval = FOREVER  # the peer evaluates nothing
     return args
 
 
 @contextlib.contextmanager
-def build(cell: Cell, options: argparse.Namespace) -> Iterator[Parts]:
-    """The project as `main.train` builds it, its files in a temporary folder and its console lines unseen."""
+def build(cell: Cell, options: argparse.Namespace) -> Iterator[project.Parts]:
+    """The project's parts, its files in a temporary folder and its console lines unseen."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         args = parse(cell, options, folder)
-        seed_everything(args.seed)
-        tune_process()
-        environments = envs.make_vec_envs(args.env, args.num_processes, args.seed, gamma=args.gamma)
-        stack.callback(environments.close)
-        algorithm = project.make_algorithm(args, environments, project.load_demonstrations(args))
-        storage = algorithm.make_storage(args.num_steps, args.num_processes)
-        collector = algorithm.make_collector(environments, storage)
-        run = Run(args.log, arguments.to_plain(args), algorithm, collector, environments.normalizer, None)
-        stack.callback(run.close)
-        yield Parts(args, environments, algorithm, storage, collector, run)
+        project.prepare_process(args)
+        yield stack.enter_context(project.build(args))
 
 
-def train(parts: Parts, finished: Callable[[int, int], bool]) -> None:
-    """The loop of `main.train` until `finished(updates, env_steps)`."""
-    updates = 0
-    while not finished(updates, parts.collector.env_steps):
-        parts.algorithm.schedule(parts.collector.env_steps, parts.args.num_env_steps)
-        episodes = parts.collector.collect()
-        metrics = parts.algorithm.update(parts.storage)
-        parts.storage.after_update()
-        parts.run.after_update(episodes, metrics)
-        updates += 1
+def train(parts: project.Parts, finished: Callable[[int, int], bool]) -> None:
+    """Train until `finished(updates, env_steps)`."""
+    for progress in project.loop(parts):
+        if finished(progress.update, progress.env_steps):
+            return
 
 
 def result(watch: Stopwatch, network: torch.nn.Module | None) -> dict[str, Any]:

@@ -37,9 +37,9 @@ CARTPOLE = "--algo bc --env-name CartPole-v1 --demonstrations shown.npz --torch-
 def test_resuming_equals_never_having_stopped_bit_for_bit(tmp_path, flags):
     write_cartpole()
     argv = f"{CARTPOLE} {flags} --eval-interval 3 --eval-episodes 1"
-    main.train(arguments.parse([*argv.split(), "--log-dir", "whole"]))
-    main.train(arguments.parse([*argv.split(), "--log-dir", "parts", "--checkpoint-interval", "2"]))
-    main.train(arguments.parse(["--resume", "parts/checkpoints/2.pt"]))
+    main.execute(arguments.parse([*argv.split(), "--log-dir", "whole"]))
+    main.execute(arguments.parse([*argv.split(), "--log-dir", "parts", "--checkpoint-interval", "2"]))
+    main.execute(arguments.parse(["--resume", "parts/checkpoints/2.pt"]))
     whole, parts = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
     assert whole["update"] > 4
     assert whole["algorithm"]["fit"]["finished"]
@@ -49,9 +49,9 @@ def test_resuming_equals_never_having_stopped_bit_for_bit(tmp_path, flags):
 
 def test_a_finished_run_that_is_resumed_learns_nothing_more(tmp_path):
     write_cartpole()
-    main.train(arguments.parse([*CARTPOLE.split(), "--epochs", "3", "--log-dir", "run"]))
+    main.execute(arguments.parse([*CARTPOLE.split(), "--epochs", "3", "--log-dir", "run"]))
     before = final_state(tmp_path / "run")
-    main.train(arguments.parse(["--resume", "run"]))
+    main.execute(arguments.parse(["--resume", "run"]))
     assert_same_state(before["algorithm"], final_state(tmp_path / "run")["algorithm"])
 
 

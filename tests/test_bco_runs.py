@@ -37,12 +37,12 @@ def write_cartpole():
 
 def test_resuming_equals_never_having_stopped_bit_for_bit(tmp_path, monkeypatch):
     write_cartpole()
-    main.train(arguments.parse([*BCO.split(), "--log-dir", "whole"]))
+    main.execute(arguments.parse([*BCO.split(), "--log-dir", "whole"]))
     run_in_parts(BCO, 3, monkeypatch)
     stopped = final_state(tmp_path / "parts")
     assert stopped["update"] == 3
     assert stopped["collector"]["env_steps"] == 80 + 40 + 40
-    main.train(arguments.parse(["--resume", "parts"]))
+    main.execute(arguments.parse(["--resume", "parts"]))
     whole, parts = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
     assert whole["update"] == 6
     for key in ("algorithm", "collector", "normalizer", "rng", "update", "best"):
@@ -67,7 +67,7 @@ def test_a_run_logs_both_models_and_leaves_a_policy_that_imitates(tmp_path):
     assert float(row["eval/return_mean"]) < 0
     agent, envs = load_agent(tmp_path / "run" / "checkpoints" / "latest.pt", num_envs=4)
     assert evaluate(agent, envs, 8)["returns"].mean() < 0
-    main.train(arguments.parse(["--resume", "run", "--num-env-steps", "4000"]))
+    main.execute(arguments.parse(["--resume", "run", "--num-env-steps", "4000"]))
     assert final_state(tmp_path / "run")["update"] == 1
 
 

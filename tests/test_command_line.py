@@ -240,7 +240,7 @@ RECIPES = [
 def test_upstream_recipe_runs_its_first_updates(recipe, capsys):
     args = parse(recipe)
     args.num_env_steps, args.log.log_interval = 2 * args.num_steps * args.num_processes, 1
-    main.train(args)
+    main.execute(args)
     assert "Updates 2, num timesteps" in capsys.readouterr().out
 
 

@@ -34,9 +34,9 @@ LINE = "--env-name CartPole-v1 --gail --num-processes 2 --num-steps 16 --torch-t
 def test_resuming_equals_never_having_stopped(tmp_path, learner):
     record_cartpole()
     argv = f"--algo {learner} {LINE} --num-env-steps 640 --gail-warm-up 8 --subsample 4"
-    main.train(arguments.parse(f"{argv} --log-dir whole".split()))
-    main.train(arguments.parse(f"{argv} --log-dir parts --checkpoint-interval 13".split()))
-    main.train(arguments.parse(["--resume", "parts/checkpoints/13.pt"]))
+    main.execute(arguments.parse(f"{argv} --log-dir whole".split()))
+    main.execute(arguments.parse(f"{argv} --log-dir parts --checkpoint-interval 13".split()))
+    main.execute(arguments.parse(["--resume", "parts/checkpoints/13.pt"]))
     whole, parts = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
     assert whole["algorithm"]["gail"]["updates"] == whole["update"] == 20
     for key in ("algorithm", "collector", "normalizer", "rng", "update"):
@@ -45,13 +45,13 @@ def test_resuming_equals_never_having_stopped(tmp_path, learner):
 
 def test_a_gail_run_has_names_of_its_own_and_can_be_played_without_demonstrations(tmp_path):
     record_cartpole()
-    main.train(arguments.parse(f"{LINE.replace('--gail ', '')} --num-env-steps 64".split()))
+    main.execute(arguments.parse(f"{LINE.replace('--gail ', '')} --num-env-steps 64".split()))
     before = (tmp_path / "saved" / "a2c" / "CartPole-v1.pt").read_bytes()
-    main.train(arguments.parse(f"{LINE} --num-env-steps 64".split()))
+    main.execute(arguments.parse(f"{LINE} --num-env-steps 64".split()))
     assert (tmp_path / "saved" / "a2c" / "CartPole-v1.pt").read_bytes() == before
     runs = sorted(path.name.rsplit("__", 1)[0] for path in (tmp_path / "runs").iterdir())
     assert runs == ["CartPole-v1__a2c__1", "CartPole-v1__gail-a2c__1"]
-    main.train(arguments.parse(f"{LINE} --num-env-steps 96 --resume".split()))
+    main.execute(arguments.parse(f"{LINE} --num-env-steps 96 --resume".split()))
     assert len(list((tmp_path / "runs").iterdir())) == 2
     (tmp_path / "gail_experts" / "trajs_cartpole.npz").unlink()
     agent, envs = load_agent(tmp_path / "saved" / "gail-a2c" / "CartPole-v1.pt")
@@ -83,7 +83,7 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line_and_kept(tmp_pat
 
 def test_true_returns_are_logged_beside_the_imitation_reward(tmp_path):
     record_cartpole()
-    main.train(arguments.parse(f"{LINE} --num-env-steps 640 --log-interval 1 --log-dir run".split()))
+    main.execute(arguments.parse(f"{LINE} --num-env-steps 640 --log-interval 1 --log-dir run".split()))
     header, *rows = (tmp_path / "run" / "progress.csv").read_text().splitlines()
     names = "discriminator_loss gradient_penalty expert_logit policy_logit accuracy imitation_reward".split()
     assert {f"gail/{name}" for name in names} <= set(header.split(","))
@@ -117,7 +117,7 @@ def test_bad_settings_are_one_line_before_any_environment_starts(monkeypatch, ca
 def test_demonstrations_of_another_environment_are_refused():
     record_cartpole()
     with pytest.raises(UsageError, match="do not fit"):
-        main.train(
+        main.execute(
             arguments.parse(
                 f"{LINE.replace('CartPole', 'Acrobot')} --demonstrations gail_experts/trajs_cartpole.npz".split()
             )

@@ -87,9 +87,9 @@ def test_resuming_equals_never_having_stopped_bit_for_bit(tmp_path, monkeypatch,
     original = main.make_algorithm
     monkeypatch.setattr(main, "make_algorithm", lambda *args: made.append(original(*args)) or made[-1])
     argv = on_the_gpu(line, updates)
-    main.train(arguments.parse([*argv.split(), "--log-dir", "whole"]))
+    main.execute(arguments.parse([*argv.split(), "--log-dir", "whole"]))
     run_in_parts(argv, updates * 2 // 3, monkeypatch)
-    main.train(arguments.parse(["--resume", "parts"]))
+    main.execute(arguments.parse(["--resume", "parts"]))
     assert all(parameter.is_cuda for learner in made for parameter in learner.policy.parameters())
     whole, parts = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
     assert whole["update"] == parts["update"]
@@ -115,11 +115,11 @@ def test_a_run_with_captures_equals_one_without_bit_for_bit(tmp_path, monkeypatc
     argv, replayed = on_the_gpu(line, 24), []
     original = graphs._Capture.replay
     monkeypatch.setattr(graphs._Capture, "replay", lambda *args: replayed.append(1) or original(*args))
-    main.train(arguments.parse([*argv.split(), "--log-dir", "with"]))
+    main.execute(arguments.parse([*argv.split(), "--log-dir", "with"]))
     assert len(replayed) > 50
     monkeypatch.setattr(graphs, "REHEARSALS", 10**9)
     replayed.clear()
-    main.train(arguments.parse([*argv.split(), "--log-dir", "without"]))
+    main.execute(arguments.parse([*argv.split(), "--log-dir", "without"]))
     assert not replayed
     states = [final_state(tmp_path / name) for name in ("with", "without")]
     for key in ("algorithm", "collector", "normalizer", "rng", "best"):

@@ -21,7 +21,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 
 def train(algorithm, *flags):
     line = f"--algo {algorithm} --env-name CartPole-v1 --num-env-steps 3200 --log-interval 10 --log-dir run --save-dir="
-    main.train(arguments.parse([*line.split(), "--torch-threads", "1", *flags]))
+    main.execute(arguments.parse([*line.split(), "--torch-threads", "1", *flags]))
 
 
 COMMON = {"charts/episodic_return", "charts/episodic_length", "charts/learning_rate", "charts/SPS"} | {
@@ -32,7 +32,7 @@ COMMON = {"charts/episodic_return", "charts/episodic_length", "charts/learning_r
 @pytest.mark.parametrize("algorithm", ["a2c", "ppo"])
 def test_tensorboard_has_the_specified_tags_and_a_continued_run_purges_what_is_newer(algorithm):
     train(algorithm, "--checkpoint-interval", "20")
-    main.train(arguments.parse(["--resume", "run/checkpoints/20.pt"]))
+    main.execute(arguments.parse(["--resume", "run/checkpoints/20.pt"]))
     events = EventAccumulator("run")
     events.Reload()
     wanted = COMMON | ({"losses/approx_kl", "losses/clipfrac"} if algorithm == "ppo" else set())

@@ -49,7 +49,7 @@ def test_tape_of_the_loop(monkeypatch):
     record(main, "evaluate", "evaluate")
     record(checkpoint, "save", "save")
     argv = "--env-name CartPole-v1 --num-env-steps 12 --num-processes 2 --num-steps 3 --save-interval 1 "
-    main.train(parse(*(argv + "--eval-interval 2 --eval-episodes 1 --save-dir= ").split()))
+    main.execute(parse(*(argv + "--eval-interval 2 --eval-episodes 1 --save-dir= ").split()))
     tape = [entry for i, entry in enumerate(tape) if not (entry == "act" and "evaluate" in tape[:i])]
     rollout = ["schedule", "collect", *["act", "insert"] * 3, "update", "returns", "after"]
     evaluation_and_best = ["evaluate", "save"]
@@ -98,11 +98,11 @@ def test_resuming_equals_never_having_stopped_bit_for_bit(tmp_path, algorithm, r
     argv += f"--num-env-steps {per_update * updates} "
     cut = updates * 2 // 3
 
-    main.train(parse(*(argv + "--log-dir whole").split()))
-    main.train(parse(*(argv + f"--log-dir parts --checkpoint-interval {cut}").split()))
+    main.execute(parse(*(argv + "--log-dir whole").split()))
+    main.execute(parse(*(argv + f"--log-dir parts --checkpoint-interval {cut}").split()))
     numbered = tmp_path / "parts" / "checkpoints" / f"{cut}.pt"
     assert final_state(tmp_path / "parts")["update"] == updates
-    main.train(arguments.parse(["--resume", str(numbered)]))
+    main.execute(arguments.parse(["--resume", str(numbered)]))
 
     whole, parts = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
     assert whole["update"] == updates
@@ -119,8 +119,8 @@ def test_resuming_equals_never_having_stopped_bit_for_bit(tmp_path, algorithm, r
 
 def test_a_resumed_run_drops_rows_newer_than_the_checkpoint_and_adds_its_own():
     base = "--env-name CartPole-v1 --num-processes 2 --num-steps 32 --log-interval 1 --save-dir= --log-dir run"
-    main.train(parse(*f"{base} --num-env-steps 640 --checkpoint-interval 4".split()))
-    main.train(arguments.parse(["--resume", "run/checkpoints/4.pt", "--num-env-steps", "512"]))
+    main.execute(parse(*f"{base} --num-env-steps 640 --checkpoint-interval 4".split()))
+    main.execute(arguments.parse(["--resume", "run/checkpoints/4.pt", "--num-env-steps", "512"]))
     with open("run/progress.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [64 * k for k in range(1, 9)]
@@ -129,26 +129,26 @@ def test_a_resumed_run_drops_rows_newer_than_the_checkpoint_and_adds_its_own():
 
 def test_resume_without_a_value_continues_the_newest_run_of_the_name():
     first = "--env-name CartPole-v1 --num-env-steps 160 --seed 7"
-    main.train(parse(*first.split()))
+    main.execute(parse(*first.split()))
     args = arguments.parse("--env-name CartPole-v1 --seed 7 --resume --num-env-steps 320".split())
     assert args.log.resume.startswith("runs")
     assert args.num_processes == 16
-    main.train(args)
+    main.execute(args)
     assert final_state(next(Path("runs").iterdir()))["collector"]["env_steps"] == 320
 
 
 def test_environments_whose_state_cannot_be_read_begin_anew_with_one_line(capsys):
     argv = "--env-name LunarLander-v3 --num-env-steps 160 --save-dir= --log-dir run"
-    main.train(parse(*argv.split()))
+    main.execute(parse(*argv.split()))
     capsys.readouterr()
-    main.train(arguments.parse(["--resume", "run", "--num-env-steps", "320"]))
+    main.execute(arguments.parse(["--resume", "run", "--num-env-steps", "320"]))
     assert capsys.readouterr().out.count("every running episode begins anew") == 1
 
 
 def test_an_evaluation_leaves_no_trace_in_the_training():
     argv = "--algo ppo --env-name CartPole-v1 --num-env-steps 640 --num-mini-batch 2 --save-dir= --log-dir "
-    main.train(parse(*(argv + "plain").split()))
-    main.train(parse(*(argv + "evaluated --eval-interval 2").split()))
+    main.execute(parse(*(argv + "plain").split()))
+    main.execute(parse(*(argv + "evaluated --eval-interval 2").split()))
     plain, evaluated = (checkpoint.load(f"{d}/checkpoints/latest.pt") for d in ("plain", "evaluated"))
     for key in ("algorithm", "collector", "normalizer", "rng"):
         assert_same_state(plain[key], evaluated[key], key)
@@ -169,16 +169,16 @@ def test_an_evaluation_leaves_no_trace_in_the_training():
 )
 def test_every_family_trains_for_twenty_updates(env_id, algorithm):
     argv = f"--algo {algorithm} --env-name {env_id} --num-env-steps 200 --num-processes 2 --log-dir run"
-    main.train(parse(*argv.split(), *(["--num-mini-batch", "2"] if algorithm == "ppo" else [])))
+    main.execute(parse(*argv.split(), *(["--num-mini-batch", "2"] if algorithm == "ppo" else [])))
     assert checkpoint.load("run/checkpoints/latest.pt")["update"] == 20
     assert checkpoint.upstream_path("trained_models", algorithm, env_id).is_file()
 
 
 def test_a_second_run_into_the_same_folder_destroys_nothing(capsys):
     argv = "--env-name CartPole-v1 --num-env-steps 160 --save-dir= --log-dir run"
-    main.train(parse(*argv.split()))
+    main.execute(parse(*argv.split()))
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
-    main.train(parse(*argv.split()))
+    main.execute(parse(*argv.split()))
     assert "run already holds a run: writing to run-2" in capsys.readouterr().out
     assert all(path.read_bytes() == content for path, content in before.items())
     assert (final_state(Path("run-2")))["update"] == 2
@@ -221,7 +221,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_checkpoint(capsys, monkeyp
 
 def test_same_seed_same_run_and_other_seed_other_run():
     def weights(seed, folder):
-        main.train(
+        main.execute(
             parse(*f"--env-name CartPole-v1 --num-env-steps 800 --save-dir= --log-dir {folder} --seed {seed}".split())
         )
         return checkpoint.load(f"{folder}/checkpoints/latest.pt")["algorithm"]["policy"]["base.value.weight"]

@@ -20,7 +20,7 @@ def train(name, env_id, monkeypatch, tmp_path, flags=""):
         f"--learning-starts 40 --hidden-size 32 --target-update-interval 10 --lr 3e-3 --eval-interval 100000 "
         f"--torch-threads 1 --save-dir= --log-dir run --no-cuda {few.get(name, '')} {flags}"
     )
-    main.train(arguments.parse(argv.split()))
+    main.execute(arguments.parse(argv.split()))
     algorithm = made[0]
     algorithm.policy.mute()
     return algorithm

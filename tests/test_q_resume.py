@@ -47,7 +47,7 @@ def run_in_parts(argv, cut, monkeypatch, folder="parts"):
     with monkeypatch.context() as context:
         interrupt_at(cut, context)
         with pytest.raises(Interrupted):
-            main.train(parse(*argv.split(), "--log-dir", folder))
+            main.execute(parse(*argv.split(), "--log-dir", folder))
 
 
 def replay_of(folder):
@@ -79,11 +79,11 @@ def test_resuming_with_the_replay_equals_never_having_stopped(tmp_path, monkeypa
     argv = f"--algo {algorithm} {base} {flags} --save-replay --no-cuda"
     args = parse(*argv.split())
     argv += f" --num-env-steps {args.num_processes * args.num_steps * updates}"
-    main.train(parse(*argv.split(), "--log-dir", "whole"))
+    main.execute(parse(*argv.split(), "--log-dir", "whole"))
     run_in_parts(argv, updates * 2 // 3, monkeypatch)
     stopped = final_state(tmp_path / "parts")
     assert stopped["update"] == updates * 2 // 3
-    main.train(arguments.parse(["--resume", "parts"]))
+    main.execute(arguments.parse(["--resume", "parts"]))
 
     whole, parts = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
     assert whole["update"] == updates
@@ -119,7 +119,7 @@ def test_without_save_replay_a_resumed_run_begins_with_an_empty_one_and_fills_it
 
     monkeypatch.setattr(algo.ALGORITHMS["dqn"], "update", update)
     capsys.readouterr()
-    main.train(arguments.parse(["--resume", "parts"]))
+    main.execute(arguments.parse(["--resume", "parts"]))
     assert capsys.readouterr().out.count("the replay begins empty: this checkpoint has none") == 1
     assert seen[0][0] <= 8
     assert all((gradient_steps > 0) == (windows >= 30) for windows, gradient_steps in seen)
@@ -128,7 +128,7 @@ def test_without_save_replay_a_resumed_run_begins_with_an_empty_one_and_fills_it
 
 def test_a_run_keeps_the_replay_of_its_latest_checkpoint_alone(tmp_path):
     argv = f"--algo dqn {CARTPOLE} --num-env-steps 160 --save-interval 3 --checkpoint-interval 7 --save-replay"
-    main.train(parse(*argv.split(), "--log-dir", "run"))
+    main.execute(parse(*argv.split(), "--log-dir", "run"))
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert names - {"best.pt"} == {"latest.pt", "7.pt", "14.pt", "replay-20.pt"}
     assert final_state(tmp_path / "run")["replay"] == "replay-20.pt"
@@ -153,9 +153,9 @@ def test_a_crash_between_the_two_files_leaves_a_pair_that_belongs_together(tmp_p
 @pytest.mark.parametrize("which", ["best.pt", "7.pt"])
 def test_other_checkpoints_are_resumable_with_an_empty_replay(tmp_path, capsys, which):
     argv = f"--algo rainbow {CARTPOLE} --num-env-steps 160 --eval-interval 5 --eval-episodes 1 --save-replay"
-    main.train(parse(*argv.split(), "--checkpoint-interval", "7", "--log-dir", "run"))
+    main.execute(parse(*argv.split(), "--checkpoint-interval", "7", "--log-dir", "run"))
     capsys.readouterr()
-    main.train(arguments.parse(["--resume", f"run/checkpoints/{which}", "--num-env-steps", "200"]))
+    main.execute(arguments.parse(["--resume", f"run/checkpoints/{which}", "--num-env-steps", "200"]))
     assert capsys.readouterr().out.count("the replay begins empty") == 1
     assert final_state(tmp_path / "run")["collector"]["env_steps"] == 200
     assert replay_of(tmp_path / "run")["valid"].sum() > 30
@@ -166,7 +166,7 @@ def test_a_checkpoint_without_its_replay_says_so_and_goes_on(tmp_path, monkeypat
     run_in_parts(argv, 20, monkeypatch)
     (tmp_path / "parts" / "checkpoints" / "replay-20.pt").unlink()
     capsys.readouterr()
-    main.train(arguments.parse(["--resume", "parts"]))
+    main.execute(arguments.parse(["--resume", "parts"]))
     assert "replay-20.pt is gone" in capsys.readouterr().out
     assert final_state(tmp_path / "parts")["update"] == 40
 
@@ -185,7 +185,7 @@ def test_environments_that_begin_anew_cut_the_episodes_in_the_replay(tmp_path, m
     run_in_parts(argv, 20, monkeypatch)
     (before,) = replay_of(tmp_path / "parts")["slots"]["cursor"].tolist()
     capsys.readouterr()
-    main.train(arguments.parse(["--resume", "parts"]))
+    main.execute(arguments.parse(["--resume", "parts"]))
     out = capsys.readouterr().out
     assert out.count("every running episode begins anew") == 1
     assert "the replay begins empty" not in out
@@ -285,7 +285,7 @@ def test_a_resumed_run_keeps_the_settings_of_its_kind(monkeypatch):
 
 
 def test_metrics_of_the_replay_are_logged():
-    main.train(parse(*f"--algo rainbow {CARTPOLE} --num-env-steps 160 --log-interval 1 --log-dir run".split()))
+    main.execute(parse(*f"--algo rainbow {CARTPOLE} --num-env-steps 160 --log-interval 1 --log-dir run".split()))
     with open("run/progress.csv") as file:
         last = list(csv.DictReader(file))[-1]
     assert float(last["charts/replay_fill"]) == 1.0

@@ -221,7 +221,7 @@ def train(flags, monkeypatch, tmp_path):
         "--eval-interval 100 --eval-episodes 40 --torch-threads 1 --save-dir= --log-dir run --no-cuda "
         "--hidden-size 16 16 --learning-starts 200 --target-update-interval 20"
     )
-    main.train(arguments.parse([*argv.split(), *flags.split()]))
+    main.execute(arguments.parse([*argv.split(), *flags.split()]))
     return results[-1]
 
 

@@ -34,7 +34,7 @@ def _no_account(tmp_path, monkeypatch):
 
 
 def train(*flags):
-    main.train(arguments.parse([*LINE.split(), "--save-dir=", "--torch-threads", "1", *flags]))
+    main.execute(arguments.parse([*LINE.split(), "--save-dir=", "--torch-threads", "1", *flags]))
 
 
 def records_of(run):
@@ -105,7 +105,7 @@ def test_tracking_and_films_change_nothing_that_is_learned():
 def test_a_continued_run_keeps_its_id(capsys):
     train("--track")
     first = checkpoint.load("run/checkpoints/latest.pt")["tracking"]
-    main.train(arguments.parse("--resume run --num-env-steps 1600".split()))
+    main.execute(arguments.parse("--resume run --num-env-steps 1600".split()))
     assert checkpoint.load("run/checkpoints/latest.pt")["tracking"] == first
     ids = {record.run.run_id for record in records_of("run") if record.WhichOneof("record_type") == "run"}
     assert ids == {first}
@@ -198,12 +198,12 @@ def test_the_copy_below_save_dir_and_the_run_folder_take_the_given_names():
     line = (
         "--env-name CartPole-v1 --num-env-steps 80 --exp-name my/trial --save-dir saved --save-subdir a/b --save-name c"
     )
-    main.train(arguments.parse(line.split()))
+    main.execute(arguments.parse(line.split()))
     assert Path("saved/a/b/c.pt").is_file()
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("my-trial__CartPole-v1__a2c__1__")
     assert json.loads((folder / "config.json").read_text())["settings"]["exp_name"] == "my/trial"
-    main.train(arguments.parse("--env-name CartPole-v1 --num-env-steps 160 --exp-name my/trial --resume".split()))
+    main.execute(arguments.parse("--env-name CartPole-v1 --num-env-steps 160 --exp-name my/trial --resume".split()))
     assert len(list(Path("runs").iterdir())) == 1
 
 

@@ -67,7 +67,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 
 
 def train(line):
-    main.train(arguments.parse([*line.split(), "--save-dir=", "--torch-threads", "1"]))
+    main.execute(arguments.parse([*line.split(), "--save-dir=", "--torch-threads", "1"]))
 
 
 def pictures_of(path):
@@ -117,7 +117,7 @@ def test_films_are_whole_episodes_and_leave_no_trace_in_what_is_learned(backend)
 def test_a_continued_run_goes_on_counting_and_films_no_episode_without_its_beginning():
     train(f"{CARTPOLE} 300 --capture-video 1")
     before = films_of("run")
-    main.train(arguments.parse("--resume run --num-env-steps 900".split()))
+    main.execute(arguments.parse("--resume run --num-env-steps 900".split()))
     lengths, films = lengths_of("run"), films_of("run")
     going_on = max(before) + 1
     assert sorted(films) == [number for number in range(1, len(lengths) + 1) if number != going_on]
@@ -127,7 +127,7 @@ def test_a_continued_run_goes_on_counting_and_films_no_episode_without_its_begin
 
 def test_filming_may_begin_when_a_run_is_continued():
     train(f"{CARTPOLE} 300 --vec-env native")
-    main.train(arguments.parse("--resume run --num-env-steps 600 --capture-video 1".split()))
+    main.execute(arguments.parse("--resume run --num-env-steps 600 --capture-video 1".split()))
     assert films_of("run")
 
 
