@@ -14,17 +14,13 @@ import numpy as np
 
 from a2c_ppo_acktr import flags
 from a2c_ppo_acktr.acting.collect import finished_episodes
-from a2c_ppo_acktr.envs.vector import EnvironmentCrash
 from a2c_ppo_acktr.envs.video.camera import DEFAULT_FPS, Film
 from a2c_ppo_acktr.envs.video.rendering import has_display
 from a2c_ppo_acktr.interfaces import Step, StepArrays
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.seeding import seed_everything
-from a2c_ppo_acktr.spaces import UnsupportedSpace
 from a2c_ppo_acktr.utils import UsageError
-from evaluate import evaluate, load_agent
-
-FOREVER = 10**9
+from evaluate import FOREVER, evaluate, exit_code, load_agent, make_agent_parser
 
 
 def filming(film: Film, num_episodes: int) -> Callable[[Callable[[], np.ndarray], bool, bool], None]:
@@ -78,12 +74,7 @@ def enjoy(args: Any) -> None:
 
 def make_parser() -> flags.Parser:
     """The flags."""
-    parser = flags.Parser(prog="enjoy.py", description=__doc__)
-    reader = flags.bounded_int
-    parser.add_argument("--load-dir", default="./trained_models/", help="<save-dir>/<algo>, a run folder or a file")
-    parser.add_argument("--env-name", default=None, help="environment (default: the one of the checkpoint)")
-    parser.add_argument("--seed", type=reader("--seed", 0), default=1, help="of actions and environment (default: 1)")
-    parser.add_argument("--non-det", action="store_true", default=False, help="sample actions")
+    parser, reader = make_agent_parser("enjoy.py", __doc__), flags.bounded_int
     parser.add_argument("--log-interval", type=reader("--log-interval", 1), default=None, help="steps between lines")
     parser.add_argument(
         "--num-episodes",
@@ -97,15 +88,7 @@ def make_parser() -> flags.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    try:
-        enjoy(make_parser().parse_args(argv))
-    except (UsageError, UnsupportedSpace) as error:
-        print(f"enjoy.py: error: {error}", file=sys.stderr)
-        return 2
-    except (EnvironmentCrash, OSError) as error:
-        print(f"enjoy.py: stopped: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code("enjoy.py", lambda: enjoy(make_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

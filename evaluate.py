@@ -128,16 +128,22 @@ def load_agent(
     return algorithm, envs
 
 
-def make_parser() -> flags.Parser:
-    """The flags."""
-    parser = flags.Parser(prog="evaluate.py", description=__doc__)
-    reader = flags.bounded_int
+def make_agent_parser(program: str, description: str | None) -> flags.Parser:
+    """The flags of every program that plays a checkpoint."""
+    parser = flags.Parser(prog=program, description=description)
     parser.add_argument("--load-dir", default="./trained_models/", help="<save-dir>/<algo>, a run folder or a file")
     parser.add_argument("--env-name", default=None, help="environment (default: the one of the checkpoint)")
+    seed = flags.bounded_int("--seed", 0)
+    parser.add_argument("--seed", type=seed, default=1, help="of actions and environments (default: 1)")
+    parser.add_argument("--non-det", action="store_true", default=False, help="sample actions")
+    return parser
+
+
+def make_parser() -> flags.Parser:
+    """The flags."""
+    parser, reader = make_agent_parser("evaluate.py", __doc__), flags.bounded_int
     parser.add_argument("--num-episodes", type=reader("--num-episodes", 1), default=100, help="episodes (default: 100)")
     parser.add_argument("--num-processes", type=reader("--num-processes", 1), default=8, help="environments at once")
-    parser.add_argument("--seed", type=reader("--seed", 0), default=1, help="of actions and environments (default: 1)")
-    parser.add_argument("--non-det", action="store_true", default=False, help="sample actions")
     parser.add_argument("--record", default=None, metavar="FILE.npz", help="record what it saw, did and computed there")
     parser.add_argument(
         "--with-activations", action="store_true", default=False, help="record every layer's output too"
@@ -158,20 +164,29 @@ def make_parser() -> flags.Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def exit_code(program: str, play: Callable[[], Any]) -> int:
+    """What a program that plays a checkpoint ends with: 0, or one line for the user and what shells expect."""
     try:
-        result = run(make_parser().parse_args(argv))
+        play()
     except (UsageError, UnsupportedSpace) as error:
-        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {error}", file=sys.stderr)
         return 2
     except (EnvironmentCrash, OSError) as error:
-        print(f"evaluate.py: stopped: {error}", file=sys.stderr)
+        print(f"{program}: stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    print("mean {mean:.2f}  std {std:.2f}  min {min:.2f}  max {max:.2f}  n {n}".format(**result))
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return exit_code("evaluate.py", lambda: print(summary(run(make_parser().parse_args(argv)))))
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """The line for the user."""
+    return "mean {mean:.2f}  std {std:.2f}  min {min:.2f}  max {max:.2f}  n {n}".format(**result)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import math
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, 
 from a2c_ppo_acktr import algo, experts, flags
 from a2c_ppo_acktr.acting.collect import Stepper
 from a2c_ppo_acktr.acting.record import Scores
-from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
+from a2c_ppo_acktr.envs import Envs
 from a2c_ppo_acktr.experts.files import Trajectory, save
 from a2c_ppo_acktr.interfaces import Step, StepArrays, Tree
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.seeding import seed_everything
-from a2c_ppo_acktr.spaces import UnsupportedSpace, index, tree_map
+from a2c_ppo_acktr.spaces import index, tree_map
 from a2c_ppo_acktr.utils import UsageError
-from evaluate import load_agent
+from evaluate import exit_code, load_agent
 
 ATTEMPTS = 10
 """Episodes that are played for each one that is wanted, unless --max-attempts says otherwise."""
@@ -192,18 +191,8 @@ def run(args: argparse.Namespace, command: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    try:
-        line = run(make_parser().parse_args(words), shlex.join(["python", "gail_experts/record.py", *words]))
-    except (UsageError, UnsupportedSpace) as error:
-        print(f"record.py: error: {error}", file=sys.stderr)
-        return 2
-    except (EnvironmentCrash, OSError) as error:
-        print(f"record.py: stopped: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    print(line)
-    return 0
+    command = shlex.join(["python", "gail_experts/record.py", *words])
+    return exit_code("record.py", lambda: print(run(make_parser().parse_args(words), command)))
 
 
 if __name__ == "__main__":
