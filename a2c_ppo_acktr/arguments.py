@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from a2c_ppo_acktr import algo
 from a2c_ppo_acktr.algo import ALGORITHMS
 from a2c_ppo_acktr.algo.gail import GAILConfig
 from a2c_ppo_acktr.envs import EnvConfig
@@ -21,7 +22,6 @@ from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.config import LogConfig
 from a2c_ppo_acktr.utils import UsageError
 
-ACTOR_CRITICS = ("a2c", "ppo", "acktr")
 UPSTREAM_PPO_FLAGS = ("ppo_epoch", "num_mini_batch", "clip_param")
 """Upstream parses these for every algorithm: accepted with one line where they have no effect."""
 RETURNS_SPELLINGS = {"returns": None, "use_gae": False}
@@ -34,7 +34,7 @@ GAMMA = 0.99
 class RunConfig:
     """Flags that do not depend on the algorithm; all of them, nested ones too, have names of their own."""
 
-    algo: str = flag("a2c", "algorithm", choices=tuple(ALGORITHMS))
+    algo: str = flag("a2c", f"{', '.join(ALGORITHMS)}, or module:Class of your own from the working directory")
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     num_env_steps: int = flag(10_000_000, "environment steps to train for, such as 1e6", low=1)
     num_processes: int = flag(16, "environments", low=1)
@@ -88,7 +88,7 @@ def parse(argv: Sequence[str] | None = None) -> RunConfig:
         first.resume = str(checkpoint.find_resumable(first.resume, wanted))
         stored = checkpoint.load(first.resume)["settings"]
     name = getattr(first, "algo", stored.get("algo", RunConfig.algo))
-    algorithm = _find_algorithm(name)
+    algorithm = algo.find(name)
 
     given: dict[str, Any] = {}
     parser = make_parser(name)
@@ -116,7 +116,7 @@ def to_plain(args: RunConfig) -> dict[str, Any]:
 
 def from_plain(settings: dict[str, Any]) -> RunConfig:
     """Inverse of `to_plain`; settings that this version does not know are dropped."""
-    config: Any = fill(ALGORITHMS[settings["algo"]].Config, settings["config"])
+    config: Any = fill(algo.find(settings["algo"]).Config, settings["config"])
     gail_config = fill(GAILConfig, settings.get("gail_config") or {})
     return fill(RunConfig, {**settings, "config": config, "gail_config": gail_config})
 
@@ -137,19 +137,21 @@ def flag_names(parser: argparse.ArgumentParser) -> list[str]:
 
 def make_parser(algorithm: str) -> Parser:
     """The full parser of one algorithm."""
-    config = _find_algorithm(algorithm).Config
-    kinds = ALGORITHMS[algorithm].defaults_by_kind.items()
+    kind = algo.find(algorithm)
     parser = Parser(
         prog="main.py",
         description=f"Train {algorithm}.",
-        epilog=" ".join(f"Defaults for {kind} observations: {_as_flags(values)}." for kind, values in kinds),
+        epilog=" ".join(
+            f"Defaults for {name} observations: {_as_flags(values)}." for name, values in kind.defaults_by_kind.items()
+        ),
     )
-    add_flags(parser.add_argument_group("run"), RunConfig, ALGORITHMS[algorithm].run_defaults)
-    add_flags(parser.add_argument_group(algorithm), config, {})
-    if algorithm in ACTOR_CRITICS:
+    add_flags(parser.add_argument_group("run"), RunConfig, kind.run_defaults)
+    add_flags(parser.add_argument_group(algorithm), kind.Config, {})
+    if kind.takes_gail:
         add_flags(parser.add_argument_group("imitation with --gail"), GAILConfig, {})
+    if kind.is_upstreams:
         ppo = ALGORITHMS["ppo"].Config
-        missing = set(UPSTREAM_PPO_FLAGS) - {field.name for field in dataclasses.fields(config)}
+        missing = set(UPSTREAM_PPO_FLAGS) - {field.name for field in dataclasses.fields(kind.Config)}
         group = parser.add_argument_group("accepted for upstream's command lines, without effect")
         add_flags(group, ppo, {}, only=missing)
     return parser
@@ -195,21 +197,17 @@ def _as_flags(values: dict[str, Any]) -> str:
     return " ".join(f"--{name.replace('_', '-')} {' '.join(map(str, value))}" for name, value in words.items())
 
 
-def _find_algorithm(name: str) -> Any:
-    if name not in ALGORITHMS:
-        raise UsageError(f"--algo {name}: unknown; choose from {', '.join(ALGORITHMS)}")
-    return ALGORITHMS[name]
-
-
 def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
     """Refuse what cannot work; say in one line what has no effect."""
     for name in ("save_name", "save_subdir"):
         part = getattr(args.log, name)
         if part is not None and (not part or Path(part).is_absolute() or ".." in Path(part).parts):
             raise UsageError(f"--{name.replace('_', '-')} {part}: expected a name below --save-dir")
-    if args.gail and args.algo not in ACTOR_CRITICS:
-        raise UsageError(f"--gail: goes around {', '.join(ACTOR_CRITICS)}, not {args.algo}")
-    if args.env.normalize_env and ALGORITHMS[args.algo].reads_rewards:
+    kind = algo.find(args.algo)
+    if args.gail and not kind.takes_gail:
+        takers = [name for name, one in ALGORITHMS.items() if one.takes_gail]
+        raise UsageError(f"--gail: goes around {', '.join(takers)}, not {args.algo}")
+    if args.env.normalize_env and kind.reads_rewards:
         raise UsageError(f"--normalize-env: {args.algo} reads rewards, which an evaluation does not normalize")
     if args.log.track and importlib.util.find_spec("wandb") is None:
         raise UsageError("--track needs the wandb extra: pip install -e '.[wandb]'")
@@ -224,10 +222,11 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
 
 def _without_effect(args: RunConfig) -> dict[str, str]:
     """Flags that others switch off, with the reason."""
-    reasons = dict.fromkeys(UPSTREAM_PPO_FLAGS, f"has no effect on {args.algo}") if args.algo in ACTOR_CRITICS else {}
+    kind = algo.find(args.algo)
+    reasons = dict.fromkeys(UPSTREAM_PPO_FLAGS, f"has no effect on {args.algo}") if kind.is_upstreams else {}
     for field in dataclasses.fields(args.config):
         reasons.pop(field.name, None)
-    if args.algo in ACTOR_CRITICS:
+    if kind.takes_gail:
         names = [field.name for field in dataclasses.fields(GAILConfig)]
         reasons |= (
             args.gail_config.without_effect() if args.gail else dict.fromkeys(names, "has no effect without --gail")

@@ -1,7 +1,10 @@
 """Small tools with one job each."""
 
+import importlib
 import math
-from typing import TypeVar
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -25,3 +28,19 @@ def init_orthogonal(module: ModuleT, gain: float = math.sqrt(2)) -> ModuleT:
 def linear_decay(initial: float, env_steps: int, total: int) -> float:
     """`initial` at the first environment step, 0 from step `total` on."""
     return initial * max(0.0, 1.0 - env_steps / total)
+
+
+def import_from_here(name: str, flag: str) -> Any:
+    """What `module:attribute` names, also in the working directory, wherever main.py lies.
+
+    Raises:
+        UsageError: it cannot be imported; the line begins with the flag that named it.
+    """
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        raise UsageError(f"{flag} {name}: {' '.join(str(error).split())}") from error

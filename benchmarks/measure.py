@@ -26,6 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import main as project
 from a2c_ppo_acktr import algo, arguments, envs
+from a2c_ppo_acktr.algo.wrapper import Wrapper
 from a2c_ppo_acktr.envs import families
 from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.process import set_threads
@@ -129,14 +130,15 @@ def measure_project(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     """The project, end to end."""
     with build(cell, options) as parts:
         watch = Stopwatch(options.seconds, cell.warmup_steps)
-        watch.count(parts.algorithm.optimizer)
+        learner = parts.algorithm.learner if isinstance(parts.algorithm, Wrapper) else parts.algorithm
+        watch.count(learner.optimizer)
         train(parts, watch.boundary)
         return result(watch, networks(parts.algorithm))
 
 
 def networks(algorithm: algo.Algorithm) -> torch.nn.ModuleList:
     """All that an algorithm holds, target networks included."""
-    return torch.nn.ModuleList(part for part in vars(algorithm).values() if isinstance(part, torch.nn.Module))
+    return torch.nn.ModuleList(algorithm.networks().values())
 
 
 class PeerCallback(BaseCallback):

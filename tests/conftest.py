@@ -12,6 +12,11 @@ from a2c_ppo_acktr.envs.video.rendering import prepare_rendering
 prepare_rendering()  # before any test imports what draws
 
 
+def pytest_addoption(parser):
+    """Which learner `tests/test_contract.py` looks at."""
+    parser.addoption("--algo", default=None, metavar="module:Class", help="hold a learner of your own to the contract")
+
+
 @pytest.fixture(autouse=True)
 def _settings_of_the_process():
     """Not those that `tune_process` of an earlier test left: Hypothesis draws subnormal numbers."""

@@ -184,6 +184,13 @@ class MaskedActions(ProbeEnv):
     def observe(self) -> np.ndarray:
         return self.mask.astype(np.float32) if hasattr(self, "mask") else np.zeros(5, np.float32)
 
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"mask": self.mask.tolist()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self.mask = np.array(state["mask"], np.int8)
+
 
 class NestedObservation(MatchObservation):
     """`MatchObservation` with the cue inside a nested observation: a picture, a number and flags."""

@@ -16,13 +16,13 @@ import evaluate
 import main
 from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.algo import ALGORITHMS
-from a2c_ppo_acktr.arguments import ACTOR_CRITICS
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError
 from benchmarks.cells import CELLS
 from benchmarks.rows import ROWS
 
 ROOT = Path(__file__).parent.parent
+UPSTREAMS = [name for name, kind in ALGORITHMS.items() if kind.is_upstreams]
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_upstream_defaults_are_kept():
     settings = arguments.to_plain(args)
     assert {name: settings[name] for name in UPSTREAM_DEFAULTS} == UPSTREAM_DEFAULTS
     assert {name: getattr(args.gail_config, name) for name in UPSTREAM_GAIL} == UPSTREAM_GAIL
-    for algorithm in ACTOR_CRITICS:
+    for algorithm in UPSTREAMS:
         config = parse(f"--algo {algorithm}").config
         # upstream's ACKTR takes its optimizer's own rate and bounds no gradient
         own = {"lr": 0.25, "max_grad_norm": math.inf} if algorithm == "acktr" else {}
@@ -211,7 +211,7 @@ ALL_UPSTREAM_FLAGS = (
 )
 
 
-@pytest.mark.parametrize("algorithm", ACTOR_CRITICS)
+@pytest.mark.parametrize("algorithm", UPSTREAMS)
 def test_every_upstream_flag_is_accepted_and_idle_ones_get_one_line(algorithm, capsys):
     recurrent = "" if algorithm == "acktr" else "--recurrent-policy"
     args = parse(f"--algo {algorithm} {ALL_UPSTREAM_FLAGS} {recurrent}")

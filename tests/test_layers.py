@@ -17,7 +17,7 @@ ALLOWED = {
     "algo": {"distributions", "model", "optim", "storage", "experts", "fast", "acting"},
     "envs": set(),
     "run": set(),
-    "jobs": {"run"},
+    "jobs": set(),
     "arguments": {"algo", "envs", "experts", "run", "presets"},
     "presets": set(),
 }

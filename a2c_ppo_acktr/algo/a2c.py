@@ -61,7 +61,7 @@ class A2C(ActorCritic):
     """See the module's docstring; arguments as in `Algorithm`."""
 
     Config = A2CConfig
-    takes_upstream_flags: ClassVar[bool] = True
+    is_upstreams: ClassVar[bool] = True
     config: A2CConfig
 
     def __init__(self, spaces: EnvSpaces, config: A2CConfig, device: torch.device) -> None:

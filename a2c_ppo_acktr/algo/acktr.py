@@ -64,7 +64,7 @@ class ACKTR(ActorCritic):
 
     Config = ACKTRConfig
     watches_layers: ClassVar[bool] = True
-    takes_upstream_flags: ClassVar[bool] = True
+    is_upstreams: ClassVar[bool] = True
     config: ACKTRConfig
     optimizer: KFAC
 

@@ -134,6 +134,7 @@ class ActorCritic(Algorithm):
     differentiates by `gradient_of`. Arguments are those of `Algorithm`.
     """
 
+    takes_gail: ClassVar[bool] = True
     watches_layers: ClassVar[bool] = False
     """Whether the optimizer has to see every layer called as a module."""
     config: ActorCriticConfig

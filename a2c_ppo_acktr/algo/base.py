@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, SupportsFloat
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from a2c_ppo_acktr.acting.collect import Collector
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations
@@ -21,7 +21,7 @@ from a2c_ppo_acktr.utils import UsageError
 class AlgorithmConfig:
     """Flags of every algorithm; those of each are a subclass, whose fields are made with `flag`."""
 
-    fast: bool = flag(True, "compute by what fast/ knows of the losses; without it everything is plain torch")
+    fast: bool = flag(True, "compute losses and networks by what fast/ knows of them; without it in plain torch")
 
     def check(self, num_steps: int, num_processes: int) -> None:
         """Raise `UsageError` where the settings cannot work together, or not with the size of a rollout."""
@@ -55,8 +55,10 @@ class Algorithm(ABC):
     """Attributes that do not, though they have a state: others save them, or they begin anew."""
     reads_rewards: ClassVar[bool] = False
     """Whether the carry holds rewards, which must then be the same in training and evaluation: not normalized."""
-    takes_upstream_flags: ClassVar[bool] = False
-    """Whether it is one of upstream's: its command lines are accepted, and `--gail` goes around it."""
+    takes_gail: ClassVar[bool] = False
+    """Whether `--gail` goes around it: it learns from a `RolloutStorage`, whose rewards may be replaced."""
+    is_upstreams: ClassVar[bool] = False
+    """Whether it is one of upstream's, so that every flag of its command lines is accepted."""
 
     def __init__(self, spaces: EnvSpaces, config: Any, device: torch.device) -> None:
         self.spaces, self.config, self.device = spaces, config, device
@@ -113,6 +115,10 @@ class Algorithm(ABC):
             normalizer: of the run's observations, or None.
         """
         raise UsageError(f"{type(self).__name__} learns from rewards alone")
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network by its attribute's name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning continues from, collected from the attributes (see `state.collect_state`)."""

@@ -122,7 +122,7 @@ class PPO(ActorCritic):
     """See the module's docstring; arguments as in `Algorithm`."""
 
     Config = PPOConfig
-    takes_upstream_flags: ClassVar[bool] = True
+    is_upstreams: ClassVar[bool] = True
     transient = ("passes",)
     config: PPOConfig
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from a2c_ppo_acktr.acting.collect import Collector
 from a2c_ppo_acktr.algo.base import Algorithm
@@ -64,6 +64,10 @@ class Wrapper(Algorithm):
     def make_collector(self, envs: Environments, storage: Any) -> Collector:
         """See `Algorithm`."""
         return self.learner.make_collector(envs, storage)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """See `Algorithm`: the learner's and its own."""
+        return self.learner.networks() | super().networks()
 
     def state_dict(self) -> dict[str, Any]:
         """See `Algorithm`."""

@@ -25,7 +25,7 @@ from a2c_ppo_acktr.utils import UsageError
 ATARI_FRAME_STACK = 4
 COSTLY_FAMILIES = ("atari", "dm_control", "pybullet")
 MANY_COSTLY = 4
-PLAIN = "takes none of --env-kwargs, --time-feature and --hide-observations, and shows no pictures"
+PLAIN = "takes no flags that wrap single environments (--env-kwargs, --time-feature, ...) and shows no pictures"
 CARTPOLES, MANY_CARTPOLES = ("CartPole-v0", "CartPole-v1"), 6
 
 BACKENDS = {

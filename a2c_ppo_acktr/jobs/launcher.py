@@ -18,6 +18,8 @@ from typing import IO, Any, Generic, Protocol, TypeVar
 from a2c_ppo_acktr.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
+MODULES_FROM_HERE = {"PYTHONPATH": os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))}
+"""So that modules of a user's own are found from where the jobs were started, though they run elsewhere."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 POLL_SECONDS, STATUS_SECONDS = 0.2, 60.0
 
@@ -75,7 +77,7 @@ class Job(Generic[TaskT]):
         return subprocess.Popen(
             self.commands.pop(0),
             cwd=ROOT,
-            env=os.environ | self.environment,
+            env=os.environ | MODULES_FROM_HERE | self.environment,
             stdout=self.log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

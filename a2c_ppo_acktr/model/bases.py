@@ -5,11 +5,8 @@ A network of your own is named `--nn-base my_module:MyBase` and follows `Base`: 
 recurrent. The call is tried once when the policy is built, and what does not fit is said in one line.
 """
 
-import importlib
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,7 +19,7 @@ from a2c_ppo_acktr.model.encoders import ImageEncoder, make_encoder
 from a2c_ppo_acktr.model.layers import TanhMLP
 from a2c_ppo_acktr.model.recurrent import GRU
 from a2c_ppo_acktr.spaces import concatenate, is_image, to_tensor, tree_map
-from a2c_ppo_acktr.utils import UsageError, init_orthogonal
+from a2c_ppo_acktr.utils import UsageError, import_from_here, init_orthogonal
 
 
 class Layers(NamedTuple):
@@ -213,18 +210,11 @@ def find_base(name: str | None, space: spaces.Space | None) -> Any:
     """
     if name is None:
         return BASES["CNNBase" if space is not None and is_image(space) else "MLPBase"]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        if name not in BASES:
-            raise UsageError(f"--nn-base {name}: choose from {', '.join(BASES)}, or name module:Class")
-        return BASES[name]
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)  # a network beside the experiment, wherever main.py lies
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"--nn-base {name}: {error}") from error
+    if ":" in name:
+        return import_from_here(name, "--nn-base")
+    if name not in BASES:
+        raise UsageError(f"--nn-base {name}: choose from {', '.join(BASES)}, or name module:Class")
+    return BASES[name]
 
 
 def check_base(base: Any, name: str, space: spaces.Space) -> Layers:

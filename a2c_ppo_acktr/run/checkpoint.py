@@ -34,7 +34,8 @@ def file_name(env_name: str) -> str:
 
 def learner_name(settings: Mapping[str, Any]) -> str:
     """The algorithm, as part of a path; imitation around it has names of its own."""
-    return f"gail-{settings['algo']}" if settings.get("gail") else settings["algo"]
+    algo = file_name(settings["algo"])
+    return f"gail-{algo}" if settings.get("gail") else algo
 
 
 def upstream_path(save_dir: str | Path, algo: str, env_name: str) -> Path:

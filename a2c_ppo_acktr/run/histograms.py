@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 BINS = 64
 
@@ -22,9 +22,7 @@ class Histogram(NamedTuple):
 def of_learner(learner: Any) -> dict[str, Histogram]:
     """`parameters/<name>`, and `gradients/<name>` of the last minibatch, of every network that `learner` holds."""
     found: dict[str, Histogram] = {}
-    for name, network in vars(learner).items():
-        if not isinstance(network, nn.Module):
-            continue
+    for name, network in learner.networks().items():
         for inner, parameter in network.named_parameters():
             tensors = {"parameters": parameter, "gradients": parameter.grad}
             for kind, tensor in tensors.items():
