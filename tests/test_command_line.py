@@ -68,7 +68,7 @@ BAD = [
     ("--env-name CartPole-v1 --returns td", "1-step, n-step, gae, v-trace"),
     ("--env-name CartPole-v1 --use-gae --returns n-step", "--returns n-step"),
     ("--env-name CartPole-v1 --gail", "trajs_cartpole.npz"),
-    ("--env-name CartPole-v1 --algo dqn --gail", "a2c, ppo, acktr"),
+    ("--env-name CartPole-v1 --algo dqn --gail", "a2c, acktr, ppo"),
     ("--resume nowhere", "nowhere"),
     ("--env-name CartPole-v1 --resume", "runs/CartPole-v1__a2c__1__"),
 ]
@@ -290,7 +290,15 @@ def readme_commands():
     return [part.strip() for line in joined.splitlines() for part in line.split("&&")]
 
 
+def readme_module(name):
+    """A Python file that the README shows, by how it begins."""
+    (source,) = re.findall(rf"```python\n({name}.*?)```", (ROOT / "README.md").read_text(), re.S)
+    return source
+
+
+@pytest.mark.usefixtures("_elsewhere")
 def test_every_command_of_the_readme_is_parsed():
+    Path("my_module.py").write_text(readme_module('"""A policy gradient'))
     programs = {"main.py": 0, "evaluate.py": 0, "enjoy.py": 0}
     for command in readme_commands():
         words = shlex.split(command, comments=True)

@@ -125,7 +125,7 @@ def by_autograd(quantiles, targets, fractions, kappa=1.0):
 def written_out(quantiles, targets, fractions, kappa=1.0):
     """The same from `fast`."""
     arrays = quantiles.detach().numpy(), targets.numpy(), np.zeros(len(targets)), np.ones(len(targets))
-    found = TEMPORAL_DIFFERENCES["algo.qr_dqn.Quantiles"].slopes(Quantiles(fractions, kappa), *arrays)
+    found = TEMPORAL_DIFFERENCES["a2c_ppo_acktr.algo.qr_dqn.Quantiles"].slopes(Quantiles(fractions, kappa), *arrays)
     return found.losses, found.slopes
 
 

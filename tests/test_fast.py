@@ -83,14 +83,11 @@ POLICIES = {
     "auxiliary": {"signals": {AUXILIARY: TARGETS}, **AUX},
 }
 LOSSES = {
-    "algo.a2c.A2C.loss": ("a2c", "loss", [{}, {"norm_adv": True, "value_loss_coef": 0.7}]),
+    "algo.a2c.A2C.loss": ("a2c", [{}, {"norm_adv": True, "value_loss_coef": 0.7}]),
     "algo.ppo.PPO.loss": (
         "ppo",
-        "loss",
         [{}, {"clip_value_loss": False, "norm_adv_per_minibatch": True}, {"rollback_alpha": 0.3, "clip_param": 0.05}],
     ),
-    "algo.ppo.PPO.policy_loss": ("ppo", "policy_loss", [{}, {"rollback_alpha": 0.3}]),
-    "algo.ppo.PPO.value_loss": ("ppo", "value_loss", [{}, {"clip_value_loss": False}]),
 }
 TD = {
     "dqn": [{}, {"double": True, "dueling": True}, {"noisy": True}],
@@ -100,21 +97,21 @@ TD = {
 }
 
 
+@pytest.mark.parametrize("part", [None, "policy", "value"])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("definition", LOSSES)
-def test_the_gradient_of_an_actor_critic_is_that_of_its_definition(definition, policy):
-    name, method, configs = LOSSES[definition]
+def test_the_gradient_of_an_actor_critic_is_that_of_its_definition(definition, policy, part):
+    name, configs = LOSSES[definition]
     for config in configs:
         algorithm = make(name, **POLICIES[policy], **config, max_grad_norm=100.0)
-        loss, auxiliary = getattr(algorithm, method), method != "value_loss"
-        assert registry.find(loss)[0] == definition
+        assert registry.find(algorithm.loss)[0] == definition
         generator = torch.Generator().manual_seed(0)
         batches = [(random_batch(algorithm, policy == "recurrent", generator),) for _ in range(2)]
 
-        def plain(batch, algorithm=algorithm, loss=loss, auxiliary=auxiliary):
-            return algorithm.gradient(loss, batch, auxiliary=auxiliary)
+        def plain(batch, algorithm=algorithm):
+            return algorithm.gradient(algorithm.loss, batch, part)
 
-        quick = algorithm.gradient_of(loss, auxiliary=auxiliary)
+        quick = algorithm.gradient_of(algorithm.loss, part)
         assert quick.__module__.endswith("fast.actor_critic")
         assert_same_gradient(quick, plain, algorithm.parameters, batches)
 
@@ -186,11 +183,11 @@ class Scaled(PPO):
         return 3.0 * loss, metrics
 
 
-class OtherValue(PPO):
+class OtherSurrogate(PPO):
     """A part of the loss of a user's own."""
 
-    def value_loss(self, new, batch):
-        return (new.value - batch.returns).abs().mean(), {"losses/value_loss": new.value.mean()}
+    def surrogate(self, ratio, advantages, new, batch):
+        return ratio * advantages, ratio > 2
 
 
 class OtherEvaluation(PPO):
@@ -201,7 +198,7 @@ class OtherEvaluation(PPO):
         return new._replace(value=2.0 * new.value)
 
 
-@pytest.mark.parametrize("kind", [Scaled, OtherValue, OtherEvaluation])
+@pytest.mark.parametrize("kind", [Scaled, OtherSurrogate, OtherEvaluation])
 def test_what_a_subclass_overrides_counts_without_its_knowing_of_accelerators(kind):
     seed_everything(0)
     algorithm = kind(EnvSpaces(VECTOR, DISCRETE, {}), PPO.Config(num_mini_batch=2), torch.device("cpu"))

@@ -98,7 +98,7 @@ def test_true_returns_are_logged_beside_the_imitation_reward(tmp_path):
         ("--demonstrations nowhere.npz", "nowhere.npz"),
         ("--gail-experts-dir nowhere", "trajs_cartpole.npz"),
         ("--num-trajectories 9", "holds 4 episodes, 9 were asked for"),
-        ("--algo dqn", "goes around a2c, ppo, acktr, not dqn"),
+        ("--algo dqn", "goes around a2c, acktr, ppo, not dqn"),
         ("--gail-reward cost", "logit, positive, negative"),
     ],
 )

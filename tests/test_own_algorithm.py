@@ -13,6 +13,7 @@ import main
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError
+from tests.test_command_line import readme_module
 from tests.test_loop import assert_same_state, final_state
 
 ROOT = Path(__file__).parent.parent
@@ -21,8 +22,7 @@ CARTPOLE = "--algo my_module:MyAlgorithm --env-name CartPole-v1 --torch-threads 
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_with_the_readmes_module(tmp_path, monkeypatch):
-    (source,) = re.findall(r"```python\n(\"\"\"A policy gradient.*?)```", (ROOT / "README.md").read_text(), re.S)
-    (tmp_path / "my_module.py").write_text(source)
+    (tmp_path / "my_module.py").write_text(readme_module('"""A policy gradient'))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield

@@ -47,7 +47,7 @@ def find(name: str) -> type[Algorithm]:
     """
     if ":" not in name:
         if name not in ALGORITHMS:
-            raise UsageError(f"--algo {name}: choose from {', '.join(ALGORITHMS)}, or name module:Class of your own")
+            raise UsageError(f"--algo {name}: unknown; choose from {', '.join(ALGORITHMS)}, or name module:Class")
         return ALGORITHMS[name]
     found = import_from_here(name, "--algo")
     if not (inspect.isclass(found) and issubclass(found, Algorithm)):

@@ -190,24 +190,28 @@ class ActorCritic(Algorithm):
         """What the policy says of a batch now."""
         return self.policy.evaluate_actions(batch.obs, batch.carry, batch.masks, batch.signals, batch.actions)
 
-    def gradient(self, loss: Loss, batch: Batch, auxiliary: bool = True) -> dict[str, Any]:
+    def gradient(self, loss: Loss, batch: Batch, part: str | None = None) -> dict[str, Any]:
         """Set the gradient of `loss` on a batch, clipped; returns metrics.
 
         Args:
             loss: a method of this learner.
             batch: what it is of.
-            auxiliary: add the loss of the auxiliary heads.
+            part: only what the loss says of the `policy`, with its entropy and the auxiliary heads, or of the `value`.
         """
         new = self.evaluate(batch)
+        if part == "value":
+            new = new._replace(log_prob=new.log_prob.detach(), entropy=new.entropy.detach())
+        elif part == "policy":
+            new = new._replace(value=new.value.detach())
         total, metrics = loss(new, batch)
-        if auxiliary:
+        if part != "value":
             coef = self.config.auxiliary_loss_coef
             extra, more = self.policy.auxiliary.losses(new.predictions, batch.targets, coef)
             total, metrics = total if extra is None else total + extra, metrics | more
         grad_norm = set_gradient(self.parameters, total, self.config.max_grad_norm, self.policy.frozen)
         return {tag: value.detach() for tag, value in metrics.items()} | {"losses/grad_norm": grad_norm}
 
-    def gradient_of(self, loss: Loss, auxiliary: bool = True) -> Callable[[Batch], dict[str, Any]]:
-        """`gradient` for one loss, or what is known to compute the same faster."""
-        plain = functools.partial(self.gradient, loss, auxiliary=auxiliary)
-        return fast.accelerated(plain, loss) if self.config.fast else plain
+    def gradient_of(self, loss: Loss, part: str | None = None) -> Callable[[Batch], dict[str, Any]]:
+        """`gradient` for one loss, or a part of it; or what is known to compute the same faster."""
+        plain = functools.partial(self.gradient, loss, part=part)
+        return fast.accelerated(plain, loss, part=part) if self.config.fast else plain

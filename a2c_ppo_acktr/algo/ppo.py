@@ -25,14 +25,14 @@ Metrics are means over the minibatches that were run:
     losses/clipfrac   share of samples whose ratio left [1 - c, 1 + c], or whose state's divergence reached delta
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from a2c_ppo_acktr.algo.actor_critic import ActorCritic, ActorCriticConfig, Loss
+from a2c_ppo_acktr.algo.actor_critic import ActorCritic, ActorCriticConfig
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Tree
 from a2c_ppo_acktr.model.policy import Evaluation
@@ -113,8 +113,8 @@ class Pass(NamedTuple):
     optimizer: torch.optim.Optimizer
     lr: float
     epochs: int
-    policy: bool
-    """Whether the policy learns: `--target-kl` may end it then, and metrics are of this pass."""
+    part: str | None
+    """`policy`, `value`, or None for both (see `ActorCritic.gradient`)."""
     set_gradient: Callable[[Batch], dict[str, Any]]
 
 
@@ -132,7 +132,7 @@ class PPO(ActorCritic):
         if device.type == "cuda":  # what is captured reads it where it stays
             self.clip_range = torch.tensor(config.clip_param, device=device)
         self.passes = self._make_passes()
-        self.optimizer, *further = (part.optimizer for part in self.passes)
+        self.optimizer, *further = (one.optimizer for one in self.passes)
         self.further_optimizers = further
 
     def _make_passes(self) -> list[Pass]:
@@ -143,47 +143,38 @@ class PPO(ActorCritic):
         """
         config = self.config
 
-        def make(loss: Loss, lr: float | None, epochs: int | None) -> Pass:
+        def make(part: str | None, lr: float | None, epochs: int | None) -> Pass:
             lr, epochs = config.lr if lr is None else lr, config.ppo_epoch if epochs is None else epochs
             made = make_optimizer(config.optimizer, self.parameters, lr=lr, eps=config.eps, alpha=config.alpha)
-            policy = loss != self.value_loss
-            return Pass(made, lr, epochs, policy, self.gradient_of(loss, auxiliary=policy))
+            return Pass(made, lr, epochs, part, self.gradient_of(self.loss, part))
 
         if not config.separate:
-            return [make(self.loss, None, None)]
-        policy = make(self.policy_loss, config.policy_lr, config.policy_epochs)
-        return [policy, make(self.value_loss, config.value_lr, config.value_epochs)]
+            return [make(None, None, None)]
+        policy = make("policy", config.policy_lr, config.policy_epochs)
+        return [policy, make("value", config.value_lr, config.value_epochs)]
 
     def loss(self, new: Evaluation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """See the module's docstring: the losses of policy and value."""
-        policy_loss, metrics = self.policy_loss(new, batch)
-        value_loss, found = self.value_loss(new, batch)
-        return policy_loss + value_loss, found | metrics
-
-    def policy_loss(self, new: Evaluation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The clipped surrogate, and the entropy bonus."""
-        assert new.log_prob.shape == batch.advantages.shape
-        advantages = normalize(batch.advantages) if self.config.norm_adv_per_minibatch else batch.advantages
+        """See the module's docstring."""
+        config, c, old_value, returns = self.config, self.clip_range, batch.values, batch.returns
+        assert new.value.shape == new.log_prob.shape == batch.advantages.shape
+        advantages = normalize(batch.advantages) if config.norm_adv_per_minibatch else batch.advantages
         log_ratio = new.log_prob - batch.log_probs
         ratio = log_ratio.exp()
         gains, outside = self.surrogate(ratio, advantages, new, batch)
-        policy_loss, entropy = -gains.mean(), new.entropy.mean()
-        return policy_loss - self.config.entropy_coef * entropy, {
+
+        error = (new.value - returns).square()
+        if config.clip_value_loss:
+            clipped_value = old_value + (new.value - old_value).clamp(-c, c)
+            error = torch.maximum(error, (clipped_value - returns).square())
+
+        policy_loss, value_loss, entropy = -gains.mean(), 0.5 * error.mean(), new.entropy.mean()
+        return policy_loss + config.value_loss_coef * value_loss - config.entropy_coef * entropy, {
+            "losses/value_loss": value_loss,
             "losses/policy_loss": policy_loss,
             "losses/entropy": entropy,
             "losses/approx_kl": (ratio - 1.0 - log_ratio).mean(),
             "losses/clipfrac": outside.float().mean(),
         }
-
-    def value_loss(self, new: Evaluation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The squared error of the value, clipped as the policy is, times its weight."""
-        assert new.value.shape == batch.returns.shape
-        error = (new.value - batch.returns).square()
-        if self.config.clip_value_loss:
-            change = (new.value - batch.values).clamp(-self.clip_range, self.clip_range)
-            error = torch.maximum(error, (batch.values + change - batch.returns).square())
-        value_loss = 0.5 * error.mean()
-        return self.config.value_loss_coef * value_loss, {"losses/value_loss": value_loss}
 
     def surrogate(self, ratio: Tensor, advantages: Tensor, new: Evaluation, batch: Batch) -> tuple[Tensor, Tensor]:
         """What each sample gains, and whether it has left its range or region: `[B]` both."""
@@ -204,8 +195,8 @@ class PPO(ActorCritic):
     def schedule(self, env_steps: int, total: int) -> None:
         """See `Algorithm`: learning rates and the clip range."""
         if self.config.use_linear_lr_decay:
-            for part in self.passes:
-                part.optimizer.param_groups[0]["lr"] = linear_decay(part.lr, env_steps, total)
+            for one in self.passes:
+                one.optimizer.param_groups[0]["lr"] = linear_decay(one.lr, env_steps, total)
         if self.config.use_linear_clip_decay:
             clip_range = linear_decay(self.config.clip_param, env_steps, total)
             self.clip_range = self.clip_range.fill_(clip_range) if isinstance(self.clip_range, Tensor) else clip_range
@@ -213,16 +204,31 @@ class PPO(ActorCritic):
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """All passes over the rollout; fewer epochs where `target_kl` says so."""
         self.prepare(storage)
-        variance = explained_variance(storage.values, storage.returns)
+        variance, bound = explained_variance(storage.values, storage.returns), self.config.target_kl
         metrics: dict[str, Any] = {}
-        for part in self.passes:
-            found = self._epochs(part, storage)
-            metrics |= found if part.policy else {"losses/value_loss": found["losses/value_loss"]}
+        for one in self.passes:
+            sums: dict[str, Any] = {}
+            count = 0
+            for batch in self._minibatches(one, storage):
+                found = one.set_gradient(batch)
+                sums, count = {tag: sums.get(tag, 0.0) + value for tag, value in found.items()}, count + 1
+                if one.part != "value" and bound is not None and found["losses/approx_kl"] > 1.5 * bound:
+                    break
+                one.optimizer.step()
+            tags = ("losses/value_loss",) if one.part == "value" else sums
+            metrics |= {tag: sums[tag] / count for tag in tags}
         metrics |= {
             "losses/explained_variance": variance,
             "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         return metrics | ({"charts/clip_range": self.clip_range} if self.config.use_linear_clip_decay else {})
+
+    def _minibatches(self, one: Pass, storage: RolloutStorage) -> Iterator[Batch]:
+        """Those of all epochs; for v-trace with returns as the policy has them when the epoch begins."""
+        for epoch in range(one.epochs):
+            if self.config.return_kind == "v-trace" and (epoch > 0 or one.part == "value"):
+                self._renew_returns(storage)
+            yield from storage.minibatches(self.config.num_mini_batch, recurrent=self.policy.carry_size > 0)
 
     def prepare(self, storage: RolloutStorage) -> None:
         """Compute returns, normalized advantages and, for a trust region, the distributions it is around."""
@@ -251,24 +257,6 @@ class PPO(ActorCritic):
     def _normalize_advantages(self, storage: RolloutStorage) -> None:
         if not self.config.norm_adv_per_minibatch:
             storage.advantages = normalize(storage.advantages)
-
-    def _epochs(self, part: Pass, storage: RolloutStorage) -> dict[str, Any]:
-        """Run the minibatches of a pass; returns the means of their metrics."""
-        config, count = self.config, 0
-        sums: dict[str, Any] = {}
-        for epoch in range(part.epochs):
-            if config.return_kind == "v-trace" and (epoch > 0 or not part.policy):
-                self._renew_returns(storage)
-            for batch in storage.minibatches(config.num_mini_batch, recurrent=self.policy.carry_size > 0):
-                metrics = part.set_gradient(batch)
-                bound = config.target_kl if part.policy else None
-                over = bound is not None and metrics["losses/approx_kl"] > 1.5 * bound
-                if not over:
-                    part.optimizer.step()
-                count, sums = count + 1, {tag: sums.get(tag, 0.0) + value for tag, value in metrics.items()}
-                if over:
-                    return {tag: total / count for tag, total in sums.items()}
-        return {tag: total / count for tag, total in sums.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Algorithm`; `UsageError` where the run had other optimizers."""

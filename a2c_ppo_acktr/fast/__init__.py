@@ -27,13 +27,16 @@ from a2c_ppo_acktr.model.layers import MLP
 from a2c_ppo_acktr.model.recurrent import GRU
 
 
-def accelerated(plain: Callable[..., Any], definition: Callable[..., Any] | None = None) -> Callable[..., Any]:
+def accelerated(
+    plain: Callable[..., Any], definition: Callable[..., Any] | None = None, **settings: Any
+) -> Callable[..., Any]:
     """`plain`, or what is known to give the same faster.
 
     Args:
         plain: computes what is defined.
         definition: the method that says what `plain` computes, such as the loss that it differentiates; itself by
             default. Its owner is a network, or a learner with a `policy`.
+        settings: what else the accelerator has to know, of what `plain` was made with.
     """
     name, owner = find(definition if definition is not None else plain)
     if name not in ACCELERATORS or defect(name, owner):
@@ -41,7 +44,7 @@ def accelerated(plain: Callable[..., Any], definition: Callable[..., Any] | None
     network = owner if isinstance(owner, nn.Module) else owner.policy
     if next(network.parameters()).device.type == "cuda":
         return captured(plain, torch.device("cuda")) if can_be_captured(network) else plain
-    return ACCELERATORS[name].make(owner) or plain
+    return ACCELERATORS[name].make(owner, **settings) or plain
 
 
 def attach(network: nn.Module, *, layers: bool = True) -> None:

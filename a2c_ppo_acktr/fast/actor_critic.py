@@ -21,7 +21,7 @@ from a2c_ppo_acktr.returns import normalize
 from a2c_ppo_acktr.storage.rollout import Batch
 
 Slopes = tuple[Any, Any, Any]
-"""Derivatives by value, log-probability and entropy, each of the batch's shape; 0.0 where there are none."""
+"""Derivatives by value, log-probability and entropy, each of the batch's shape."""
 
 
 def evaluate(policy: Policy, parameters: Tensor, batch: Batch) -> Evaluated:
@@ -43,11 +43,11 @@ def evaluate(policy: Policy, parameters: Tensor, batch: Batch) -> Evaluated:
 
 
 def gradient(
-    slopes: Callable[[Any, Evaluated, Batch], tuple[Slopes, dict[str, Any]]], *, auxiliary: bool = True
-) -> Callable[[Any], Callable[[Batch], dict[str, Any]] | None]:
+    slopes: Callable[[Any, Evaluated, Batch], tuple[Slopes, dict[str, Any]]],
+) -> Callable[..., Callable[[Batch], dict[str, Any]] | None]:
     """What makes `ActorCritic.gradient` of a loss for a learner, given the derivatives of that loss."""
 
-    def make(learner: Any) -> Callable[[Batch], dict[str, Any]] | None:
+    def make(learner: Any, part: str | None = None) -> Callable[[Batch], dict[str, Any]] | None:
         policy, parameters, config = learner.policy, learner.parameters, learner.config
         if getattr(config, "trust_region_delta", None) is not None:
             return None
@@ -60,13 +60,17 @@ def gradient(
                 new = fused.evaluate(batch.obs, batch.actions)
             else:
                 new = evaluate(policy, parameters, batch)
-            derivatives, metrics = slopes(learner, new, batch)
+            (to_value, to_log_prob, to_entropy), metrics = slopes(learner, new, batch)
             auxiliary_loss = None
-            if auxiliary and policy.auxiliary.heads:
+            if part != "value" and policy.auxiliary.heads:
                 coef = config.auxiliary_loss_coef
                 auxiliary_loss, more = policy.auxiliary.losses(new.predictions, batch.targets, coef)
                 metrics |= more
-            new.backward(*derivatives, auxiliary_loss)
+            if part == "value":
+                to_log_prob, to_entropy = 0.0 * to_log_prob, 0.0 * to_entropy
+            elif part == "policy":
+                to_value = 0.0 * to_value
+            new.backward(to_value, to_log_prob, to_entropy, auxiliary_loss)
             if policy.frozen is not None:
                 parameters.grad[policy.frozen] = 0.0
             return metrics | {"losses/grad_norm": clip_grad_norm(parameters, config.max_grad_norm)}
@@ -95,49 +99,41 @@ def a2c_slopes(learner: Any, new: Evaluated, batch: Batch) -> tuple[Slopes, dict
 
 
 def ppo_slopes(learner: Any, new: Evaluated, batch: Batch) -> tuple[Slopes, dict[str, Any]]:
-    """Of `PPO.loss`."""
-    (_, to_log_prob, to_entropy), metrics = ppo_policy_slopes(learner, new, batch)
-    (to_value, _, _), found = ppo_value_slopes(learner, new, batch)
-    return (to_value, to_log_prob, to_entropy), found | metrics
-
-
-def ppo_policy_slopes(learner: Any, new: Evaluated, batch: Batch) -> tuple[Slopes, dict[str, Any]]:
-    """Of `PPO.policy_loss`: d ratio / d log pi = ratio."""
-    config, c, alpha = learner.config, learner.clip_range, learner.config.rollback_alpha
-    old_log_prob, advantages = batch.log_probs.numpy(), batch.advantages.numpy()
+    """Of `PPO.loss`; d ratio / d log pi = ratio."""
+    config, c = learner.config, learner.clip_range
+    numbers = batch.values, batch.log_probs, batch.returns, batch.advantages
+    old_value, old_log_prob, returns, advantages = (tensor.numpy() for tensor in numbers)
     if config.norm_adv_per_minibatch:
         advantages = normalize(advantages)
     mean = 1.0 / math.prod(advantages.shape)
     log_ratio = new.log_prob - old_log_prob
     ratio = np.exp(log_ratio)
-    limit = np.clip(ratio, 1.0 - c, 1.0 + c)
-    gain, limited = ratio * advantages, limit * advantages
-    held = gain > limited
-    if alpha is None:
-        gains, slope = np.minimum(gain, limited), np.where(held, 0.0, gain)
-    else:
-        gains = np.where(held, (1.0 + alpha) * limited - alpha * gain, gain)
-        slope = np.where(held, -alpha * gain, gain)
-    slopes = np.zeros_like(new.value), -mean * slope, np.full_like(new.entropy, -config.entropy_coef * mean)
-    return slopes, {
-        "losses/policy_loss": -gains.mean(),
-        "losses/entropy": new.entropy.mean(),
-        "losses/approx_kl": (ratio - 1.0 - log_ratio).mean(),
-        "losses/clipfrac": (limit != ratio).mean(dtype=advantages.dtype),
-    }
+    gains, slope, outside = _surrogate(ratio, advantages, c, config.rollback_alpha)
 
-
-def ppo_value_slopes(learner: Any, new: Evaluated, batch: Batch) -> tuple[Slopes, dict[str, Any]]:
-    """Of `PPO.value_loss`."""
-    config, c, returns = learner.config, learner.clip_range, batch.returns.numpy()
     error = new.value - returns
-    squared, to_value = error * error, config.value_loss_coef / math.prod(returns.shape) * error
+    squared, to_value = error * error, config.value_loss_coef * mean * error
     if config.clip_value_loss:
-        old_value = batch.values.numpy()
         change = new.value - old_value
         within = np.clip(change, -c, c)
         clipped_squared = (old_value + within - returns) ** 2
         to_value = np.where((change != within) & (clipped_squared > squared), 0.0, to_value)
         squared = np.maximum(squared, clipped_squared)
-    nothing = np.zeros_like(new.value)
-    return (to_value, nothing, nothing), {"losses/value_loss": 0.5 * squared.mean()}
+
+    return (to_value, -mean * slope, np.full_like(new.entropy, -config.entropy_coef * mean)), {
+        "losses/value_loss": 0.5 * squared.mean(),
+        "losses/policy_loss": -gains.mean(),
+        "losses/entropy": new.entropy.mean(),
+        "losses/approx_kl": (ratio - 1.0 - log_ratio).mean(),
+        "losses/clipfrac": outside.mean(dtype=advantages.dtype),
+    }
+
+
+def _surrogate(ratio: Any, advantages: Any, c: float, alpha: float | None) -> tuple[Any, Any, Any]:
+    """Gain of each sample, its derivative by log pi, and whether the sample has left its range: `[B]`."""
+    limit = np.clip(ratio, 1.0 - c, 1.0 + c)
+    gain, limited = ratio * advantages, limit * advantages
+    held, outside = gain > limited, limit != ratio
+    if alpha is None:
+        return np.minimum(gain, limited), np.where(held, 0.0, gain), outside
+    rolled_back = (1.0 + alpha) * limited - alpha * gain
+    return np.where(held, rolled_back, gain), np.where(held, -alpha * gain, gain), outside

@@ -27,8 +27,9 @@ LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, toke
 class Accelerator(NamedTuple):
     """Something faster for one definition."""
 
-    make: Callable[[Any], Callable[..., Any] | None]
-    """From the definition's owner to a function that gives the same; None where the owner has another form."""
+    make: Callable[..., Callable[..., Any] | None]
+    """From the definition's owner, and what else its learner gives, to a function that gives the same; None where the
+    owner has another form."""
     relies_on: tuple[str, ...]
     """Further definitions that it stands in for."""
 
@@ -58,7 +59,6 @@ _MINIBATCH = (
     "algo.actor_critic.ActorCritic.gradient",
     "returns.normalize",
 )
-_PPO = ("algo.ppo.PPO.policy_loss", "algo.ppo.PPO.value_loss", "algo.ppo.PPO.surrogate")
 _Q_NETWORK = (
     "model.layers.MLP.layers",
     *(f"model.q_network.QNetwork.{name}" for name in ("forward", "read", "features", "head")),
@@ -78,12 +78,8 @@ ACCELERATORS: dict[str, Accelerator] = {
     "algo.a2c.A2C.loss": Accelerator(
         actor_critic.gradient(actor_critic.a2c_slopes), (*_MINIBATCH, "algo.a2c.a2c_loss")
     ),
-    "algo.ppo.PPO.loss": Accelerator(actor_critic.gradient(actor_critic.ppo_slopes), (*_MINIBATCH, *_PPO)),
-    "algo.ppo.PPO.policy_loss": Accelerator(
-        actor_critic.gradient(actor_critic.ppo_policy_slopes), (*_MINIBATCH, *_PPO)
-    ),
-    "algo.ppo.PPO.value_loss": Accelerator(
-        actor_critic.gradient(actor_critic.ppo_value_slopes, auxiliary=False), (*_MINIBATCH, *_PPO)
+    "algo.ppo.PPO.loss": Accelerator(
+        actor_critic.gradient(actor_critic.ppo_slopes), (*_MINIBATCH, "algo.ppo.PPO.surrogate")
     ),
     "algo.q_learning.QLearning.loss": Accelerator(q_learning.gradient, _TEMPORAL_DIFFERENCE),
     "algo.q_learning.QLearning.greedy": Accelerator(q_learning.greedy, _Q_NETWORK),
