@@ -158,6 +158,22 @@ def test_hidden_numbers_are_left_out_and_the_others_stay_in_order():
             np.testing.assert_array_equal(other.ended.final_obs, one.ended.final_obs[:, [0, 2, 4]])
 
 
+def test_what_is_wrapped_by_a_flag_goes_on_from_its_state():
+    clock = make_vec_envs(EnvConfig("tests.probe_envs:FlatClock-v0", auxiliary_truth_sizes=[1, 1, 1]), 2, seed=0)
+    clock.reset()
+    assert clock.get_state() is not None
+    config = EnvConfig("CartPole-v1", vec_env="dummy", hide_observations=[1, 3])
+    ours, theirs = (make_vec_envs(config, 2, seed=seed) for seed in (0, 5))
+    ours.reset(), theirs.reset()
+    ours.step_arrays(np.zeros(2, np.int64))
+    theirs.set_state(ours.get_state())
+    for _ in range(10):
+        one, other = (envs.step_arrays(np.zeros(2, np.int64)) for envs in (ours, theirs))
+        np.testing.assert_array_equal(one.terminated, other.terminated)
+    for one, other in zip(ours.get_state(), theirs.get_state(), strict=True):
+        np.testing.assert_array_equal(one["core"]["state"], other["core"]["state"])
+
+
 def test_mujoco_leaves_no_log_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_env(EnvConfig("HalfCheetah-v5")).reset()

@@ -18,8 +18,8 @@ from gymnasium.wrappers import FlattenObservation, TimeAwareObservation
 
 from a2c_ppo_acktr.envs.config import EnvConfig
 from a2c_ppo_acktr.envs.navigation import env as navigation
-from a2c_ppo_acktr.envs.targets import DeclareAuxiliary
 from a2c_ppo_acktr.envs.wrappers import (
+    DeclareAuxiliary,
     HideObservations,
     ImageToChannelsFirst,
     with_statistics,

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import wrappers as gym_wrappers
 from stable_baselines3.common import atari_wrappers
 
-from a2c_ppo_acktr.envs.wrappers import FrameTap, ImageToChannelsFirst
+from a2c_ppo_acktr.envs.wrappers import DeclareAuxiliary, FrameTap, HideObservations, ImageToChannelsFirst
 
 State = dict[str, Any]
 
@@ -31,6 +31,8 @@ WRAPPER_ATTRIBUTES: dict[type, tuple[str, ...]] = {
     atari_wrappers.EpisodicLifeEnv: ("lives", "was_real_done"),
     FrameTap: (),
     ImageToChannelsFirst: (),
+    HideObservations: (),
+    DeclareAuxiliary: (),
 }
 """Wrappers that are known, and the attributes in which each keeps its state."""
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
@@ -14,26 +13,6 @@ from a2c_ppo_acktr.utils import UsageError
 
 ANY_NUMBER = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 Targets = dict[str, spaces.Space]
-
-
-class DeclareAuxiliary(gym.Wrapper):
-    """Declares `info['auxiliary']`, numbers in a flat array, of an environment that does not do so itself.
-
-    Args:
-        env: an environment; where a reset's info lacks the array, the targets there are unknown (NaN).
-        sizes: numbers of each target, in order.
-    """
-
-    def __init__(self, env: gym.Env, sizes: Sequence[int]) -> None:
-        super().__init__(env)
-        own = dict(env.get_wrapper_attr("signal_spaces")) if env.has_wrapper_attr("signal_spaces") else {}
-        self.size = sum(sizes)
-        self.signal_spaces = {AUXILIARY: spaces.Box(-np.inf, np.inf, (self.size,), np.float32)} | own
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """See `gym.Env`."""
-        obs, info = self.env.reset(**kwargs)
-        return obs, {AUXILIARY: np.full(self.size, np.nan)} | info
 
 
 class AuxiliaryEnvs(EnvsWrapper):

@@ -17,6 +17,7 @@ from stable_baselines3.common.atari_wrappers import (
 )
 
 from a2c_ppo_acktr.envs.video.rendering import follow
+from a2c_ppo_acktr.interfaces import AUXILIARY
 
 
 class ImageToChannelsFirst(gym.ObservationWrapper):
@@ -48,6 +49,26 @@ class HideObservations(gym.ObservationWrapper):
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """What is left."""
         return observation[self.kept]
+
+
+class DeclareAuxiliary(gym.Wrapper):
+    """Declares `info['auxiliary']`, numbers in a flat array, of an environment that does not do so itself.
+
+    Args:
+        env: an environment; where a reset's info lacks the array, the targets there are unknown (NaN).
+        sizes: numbers of each target, in order.
+    """
+
+    def __init__(self, env: gym.Env, sizes: Sequence[int]) -> None:
+        super().__init__(env)
+        own = dict(env.get_wrapper_attr("signal_spaces")) if env.has_wrapper_attr("signal_spaces") else {}
+        self.size = sum(sizes)
+        self.signal_spaces = {AUXILIARY: spaces.Box(-np.inf, np.inf, (self.size,), np.float32)} | own
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """See `gym.Env`."""
+        obs, info = self.env.reset(**kwargs)
+        return obs, {AUXILIARY: np.full(self.size, np.nan)} | info
 
 
 class FrameTap(gym.Wrapper):
