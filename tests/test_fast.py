@@ -47,10 +47,13 @@ def random_batch(algorithm, recurrent, generator):
     signals = {ACTION_MASK: torch.ones(*lead, 3)} if ACTION_MASK in algorithm.spaces.signals else {}
     carry = draw(3, algorithm.policy.carry_size)
     targets = {"place": draw(*lead, 2)} if algorithm.policy.auxiliary.heads else {}
-    values, log_probs = draw(*lead), draw(*lead, scale=0.3) - 1.0
-    return Batch(
-        draw(*lead, 5), carry, masks, signals, targets, actions, values, log_probs, values + draw(*lead), draw(*lead)
-    )
+    obs, values, log_probs = draw(*lead, 5), draw(*lead), draw(*lead, scale=0.3) - 1.0
+    with torch.no_grad():
+        for parameter in algorithm.policy.head.parameters():
+            parameter *= 20.0  # or it would be the same policy everywhere
+        old_policy = algorithm.policy(obs + draw(*lead, 5), carry, masks, signals).distribution.describe()
+    rest = targets, actions, values, log_probs, values + draw(*lead), draw(*lead), old_policy
+    return Batch(obs, carry, masks, signals, *rest)
 
 
 def assert_same_gradient(quick, plain, parameters, arguments):
@@ -86,13 +89,20 @@ LOSSES = {
     "algo.a2c.A2C.loss": ("a2c", [{}, {"norm_adv": True, "value_loss_coef": 0.7}]),
     "algo.ppo.PPO.loss": (
         "ppo",
-        [{}, {"clip_value_loss": False, "norm_adv_per_minibatch": True}, {"rollback_alpha": 0.3, "clip_param": 0.05}],
+        [
+            {},
+            {"clip_value_loss": False, "norm_adv_per_minibatch": True},
+            {"rollback_alpha": 0.3, "clip_param": 0.05},
+            {"trust_region_delta": 0.1},
+            {"trust_region_delta": 0.1, "rollback_alpha": 0.3},
+        ],
     ),
 }
 TD = {
     "dqn": [{}, {"double": True, "dueling": True}, {"noisy": True}],
     "c51": [{"num_atoms": 11, "v_min": -3.0, "v_max": 3.0}, {"double": True}],
     "qr_dqn": [{}, {"kappa": 0.3, "dueling": True}],
+    "iqn": [{}, {"kappa": 0.3, "double": True, "num_fractions": 5}],
     "rainbow": [{"num_atoms": 11}],
 }
 
@@ -159,9 +169,14 @@ def test_the_gradient_of_cloning_is_that_of_its_definition(action, tmp_path, mon
 
 def test_every_accelerator_is_compared_with_its_definition():
     acting = {"model.policy.Policy.act", "model.policy.Policy.get_value"}  # tests/test_fused.py, by their distributions
-    here = {*LOSSES, "algo.q_learning.QLearning.loss", "algo.q_learning.QLearning.greedy", "algo.bc.BC.loss"}
-    compared = {name for name, found in registry.ACCELERATORS.items() if found.make is not registry.captured_alone}
-    assert compared == acting | here | {"algo.gail.GAIL.loss"}  # tests/test_discriminator.py
+    here = {
+        *LOSSES,
+        "algo.iqn.IQN.loss",
+        "algo.q_learning.QLearning.loss",
+        "algo.q_learning.QLearning.greedy",
+        "algo.bc.BC.loss",
+    }
+    assert {*registry.ACCELERATORS} == acting | here | {"algo.gail.GAIL.loss"}  # tests/test_discriminator.py
 
 
 @pytest.mark.parametrize("name", registry.definitions())

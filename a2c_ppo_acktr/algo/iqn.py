@@ -90,6 +90,7 @@ class IQN(QLearning):
 
     Config = IQNConfig
     Network: ClassVar[type[QNetwork]] = ImplicitNetwork
+    config: IQNConfig
     defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI | PAPER, "grid": GRID | PAPER}
 
     def loss(self, batch: Transitions) -> TDLoss:

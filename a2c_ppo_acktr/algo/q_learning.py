@@ -158,7 +158,7 @@ class QLearning(OffPolicy):
         "eval_interval": 10,  # a greedy policy changes faster than 100 training episodes could tell
     }
     counters = (*OffPolicy.counters, "epsilon")
-    config: Any
+    config: QLearningConfig
 
     def __init__(self, spaces: EnvSpaces, config: QLearningConfig, device: torch.device) -> None:
         super().__init__(spaces, config, device)

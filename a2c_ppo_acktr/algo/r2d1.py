@@ -104,6 +104,7 @@ class R2D1(QLearning):
     Config = R2D1Config
     Network: ClassVar[type[QNetwork]] = RecurrentQNetwork
     reads_rewards = True
+    config: R2D1Config
     run_defaults: ClassVar[dict[str, Any]] = QLearning.run_defaults | {"num_processes": 8, "num_steps": 40}
     defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {
         "image": ATARI

@@ -39,7 +39,7 @@ def evaluate(policy: Policy, parameters: Tensor, batch: Batch) -> Evaluated:
             torch.autograd.backward((*outputs, auxiliary_loss), [*grads, torch.ones_like(auxiliary_loss)])
 
     value, log_prob, entropy = (output.detach().numpy() for output in outputs)
-    return Evaluated(value, log_prob, entropy, backward, new.predictions)
+    return Evaluated(value, log_prob, entropy, backward, new.predictions, new.distribution)
 
 
 def gradient(
@@ -49,9 +49,8 @@ def gradient(
 
     def make(learner: Any, part: str | None = None) -> Callable[[Batch], dict[str, Any]] | None:
         policy, parameters, config = learner.policy, learner.parameters, learner.config
-        if getattr(config, "trust_region_delta", None) is not None:
-            return None
-        by_hand = FusedPolicy.fits(policy) and not policy.auxiliary.heads and ACTION_MASK not in learner.spaces.signals
+        asks_more = policy.auxiliary.heads or vars(config).get("trust_region_delta") is not None
+        by_hand = FusedPolicy.fits(policy) and not asks_more and ACTION_MASK not in learner.spaces.signals
         fused = FusedPolicy(policy) if by_hand else None
 
         @np.errstate(over="ignore", invalid="ignore")  # `Run` reports what is not finite
@@ -108,7 +107,8 @@ def ppo_slopes(learner: Any, new: Evaluated, batch: Batch) -> tuple[Slopes, dict
     mean = 1.0 / math.prod(advantages.shape)
     log_ratio = new.log_prob - old_log_prob
     ratio = np.exp(log_ratio)
-    gains, slope, outside = _surrogate(ratio, advantages, c, config.rollback_alpha)
+    kl = _divergence(new, batch) if config.trust_region_delta is not None else None
+    gains, slope, outside = _surrogate(config, c, ratio, advantages, kl)
 
     error = new.value - returns
     squared, to_value = error * error, config.value_loss_coef * mean * error
@@ -128,12 +128,25 @@ def ppo_slopes(learner: Any, new: Evaluated, batch: Batch) -> tuple[Slopes, dict
     }
 
 
-def _surrogate(ratio: Any, advantages: Any, c: float, alpha: float | None) -> tuple[Any, Any, Any]:
-    """Gain of each sample, its derivative by log pi, and whether the sample has left its range: `[B]`."""
-    limit = np.clip(ratio, 1.0 - c, 1.0 + c)
+@torch.no_grad()
+def _divergence(new: Evaluated, batch: Batch) -> np.ndarray:
+    """KL(old || new) of each state, `[B]`."""
+    return new.distribution.kl(batch.old_policy).numpy()
+
+
+def _surrogate(config: Any, c: float, ratio: Any, advantages: Any, kl: Any) -> tuple[Any, Any, Any]:
+    """Gain of each sample, its derivative by log pi, and whether the sample has left its range or region: `[B]`."""
+    alpha = config.rollback_alpha
+    if kl is None:
+        limit = np.clip(ratio, 1.0 - c, 1.0 + c)
+        outside = limit != ratio
+    else:
+        outside = kl >= config.trust_region_delta
+        limit = np.where(outside, np.float32(1.0), ratio)
     gain, limited = ratio * advantages, limit * advantages
-    held, outside = gain > limited, limit != ratio
+    held = gain > limited
     if alpha is None:
         return np.minimum(gain, limited), np.where(held, 0.0, gain), outside
-    rolled_back = (1.0 + alpha) * limited - alpha * gain
+    turning = limited if kl is None else gain
+    rolled_back = (1.0 + alpha) * turning - alpha * gain
     return np.where(held, rolled_back, gain), np.where(held, -alpha * gain, gain), outside

@@ -32,6 +32,8 @@ class Evaluated(NamedTuple):
     gradient of the policy's parameters."""
     predictions: dict[str, Tensor] = {}
     """Of the auxiliary heads, by label, with their graph."""
+    distribution: Any = None
+    """Of `Policy.evaluate_actions`, where that was asked."""
 
 
 class _Views(NamedTuple):

@@ -183,7 +183,7 @@ def gradient(learner: Any) -> Callable[[Transitions], tuple[dict[str, Any], Tens
     by_hand = NumpyQNetwork.fits(learner.policy)
     policy = NumpyQNetwork(learner.policy) if by_hand else _Network(learner.policy, parameters)
     target = NumpyQNetwork(learner.target) if by_hand else _Network(learner.target, parameters)
-    config, network = learner.config, learner.policy
+    config = learner.config
 
     def look(network: Any, obs: Tree) -> np.ndarray:
         if by_hand:
@@ -204,17 +204,58 @@ def gradient(learner: Any) -> Callable[[Transitions], tuple[dict[str, Any], Tens
         to_outputs = np.zeros_like(outputs)
         to_outputs[rows, actions] = found.slopes * (weights / len(weights))[:, None]
         backward(to_outputs)
-        if network.frozen is not None:
-            parameters.grad[network.frozen] = 0.0
-        return {
-            "losses/value_loss": LazyMetric((weights * found.losses).mean),
-            "losses/td_error": LazyMetric(found.priorities.mean),
-            "losses/q_mean": LazyMetric(found.values.mean),
-            "losses/q_max": LazyMetric(found.values.max),
-            "losses/grad_norm": clip_grad_norm(parameters, config.max_grad_norm),
-        }, torch.from_numpy(found.priorities)
+        return _finish(learner, found, weights)
 
     return gradient
+
+
+def iqn_gradient(learner: Any) -> Callable[[Transitions], tuple[dict[str, Any], Tensor]]:
+    """`QLearning.gradient` of `IQN.loss`, of which the derivative by the quantiles is written out."""
+    config, policy, target, parameters = learner.config, learner.policy, learner.target, learner.parameters
+
+    def gradient(batch: Transitions) -> tuple[dict[str, Any], Tensor]:
+        learner.draw_noise()
+        numbers = batch.actions, batch.returns, batch.discounts, batch.weights
+        actions, returns, discounts, weights = (tensor.numpy() for tensor in numbers)
+        rows = np.arange(len(actions))
+        fractions, other = (
+            torch.rand(len(rows), config.num_fractions),
+            torch.rand(len(rows), config.num_target_fractions),
+        )
+        with torch.no_grad():
+            best = (policy if config.double else target)(batch.next_obs).numpy().mean(-1).argmax(1)
+            next_quantiles = target.quantiles(batch.next_obs, other).numpy()[rows, best]
+        quantiles = policy.quantiles(batch.obs, fractions)
+        td = _Fractions(fractions, config.kappa)
+        found = _quantiles(td, quantiles.detach().numpy()[rows, actions], next_quantiles, returns, discounts)
+        to_quantiles = np.zeros(quantiles.shape, np.float32)
+        to_quantiles[rows, actions] = found.slopes * (weights / len(weights))[:, None]
+        parameters.grad.zero_()
+        quantiles.backward(torch.from_numpy(to_quantiles))
+        return _finish(learner, found, weights)
+
+    return gradient
+
+
+class _Fractions(NamedTuple):
+    """What `_quantiles` reads of a `qr_dqn.Quantiles`."""
+
+    fractions: Tensor
+    kappa: float
+
+
+def _finish(learner: Any, found: TDSlopes, weights: np.ndarray) -> tuple[dict[str, Any], Tensor]:
+    """Leave out what is frozen, clip the gradient; metrics and priorities."""
+    network, parameters = learner.policy, learner.parameters
+    if network.frozen is not None:
+        parameters.grad[network.frozen] = 0.0
+    return {
+        "losses/value_loss": LazyMetric((weights * found.losses).mean),
+        "losses/td_error": LazyMetric(found.priorities.mean),
+        "losses/q_mean": LazyMetric(found.values.mean),
+        "losses/q_max": LazyMetric(found.values.max),
+        "losses/grad_norm": clip_grad_norm(parameters, learner.config.max_grad_norm),
+    }, torch.from_numpy(found.priorities)
 
 
 def greedy(learner: Any) -> Callable[[Tree, Tensor, Tensor, bool], tuple[Tensor, Tensor]] | None:

@@ -34,10 +34,6 @@ class Accelerator(NamedTuple):
     """Further definitions that it stands in for."""
 
 
-def captured_alone(owner: Any) -> None:
-    """No accelerator on the CPU: the definition is known to be one that a GPU can replay."""
-
-
 _NETWORK = (
     "model.policy.Policy.forward",
     "model.bases.FlexBase.forward",
@@ -83,7 +79,15 @@ ACCELERATORS: dict[str, Accelerator] = {
     ),
     "algo.q_learning.QLearning.loss": Accelerator(q_learning.gradient, _TEMPORAL_DIFFERENCE),
     "algo.q_learning.QLearning.greedy": Accelerator(q_learning.greedy, _Q_NETWORK),
-    "algo.iqn.IQN.loss": Accelerator(captured_alone, ("algo.q_learning.QLearning.gradient",)),
+    "algo.iqn.IQN.loss": Accelerator(
+        q_learning.iqn_gradient,
+        (
+            "algo.q_learning.QLearning.gradient",
+            "algo.qr_dqn.Quantiles.losses",
+            "algo.qr_dqn.Quantiles.values",
+            "distributional.quantile_huber_loss",
+        ),
+    ),
     "algo.bc.BC.loss": Accelerator(
         bc.gradient, (*_NETWORK, "model.policy.Policy.evaluate_actions", "algo.bc.BC.gradient")
     ),
