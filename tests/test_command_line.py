@@ -5,6 +5,7 @@ import math
 import pickle
 import re
 import shlex
+import sys
 import zipfile
 from pathlib import Path
 
@@ -28,6 +29,7 @@ UPSTREAMS = [name for name, kind in ALGORITHMS.items() if kind.is_upstreams]
 @pytest.fixture
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which a folder with modules of the user's own is added
 
 
 def parse(line):

@@ -24,7 +24,9 @@ CARTPOLE = "--algo my_module:MyAlgorithm --env-name CartPole-v1 --torch-threads 
 def _in_a_folder_with_the_readmes_module(tmp_path, monkeypatch):
     (tmp_path / "my_module.py").write_text(readme_module('"""A policy gradient'))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    elsewhere = [place for place in sys.path if not Path(place, "my_module.py").exists()]
+    monkeypatch.setattr(sys, "path", elsewhere)
+    sys.modules.pop("my_module", None)
     yield
     sys.modules.pop("my_module", None)
 
