@@ -42,5 +42,5 @@ def import_from_here(name: str, flag: str) -> Any:
         sys.path.append(here)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise UsageError(f"{flag} {name}: {' '.join(str(error).split())}") from error
+    except (Exception, SystemExit) as error:  # whatever a module of the user's own raises
+        raise UsageError(f"{flag} {name}: {' '.join(str(error).split()) or type(error).__name__}") from error

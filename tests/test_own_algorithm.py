@@ -148,6 +148,14 @@ def test_what_is_no_whole_algorithm_is_refused_in_one_line(tmp_path, capsys, nam
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("line", ["raise RuntimeError('no such\\nluck')", "import sys; sys.exit(0)", "1 / 0", "def"])
+def test_a_module_that_raises_is_one_line(tmp_path, capsys, line):
+    (tmp_path / "broken.py").write_text(line + "\n")
+    assert main.main("--algo broken:Thing --env-name CartPole-v1".split()) == 2
+    assert capsys.readouterr().err.strip().startswith("main.py: error: --algo broken:Thing: ")
+    sys.modules.pop("broken", None)
+
+
 def test_a_module_that_cannot_be_imported_is_named(capsys):
     assert main.main("--algo nowhere:Thing --env-name CartPole-v1".split()) == 2
     assert capsys.readouterr().err.strip() == "main.py: error: --algo nowhere:Thing: No module named 'nowhere'"

@@ -21,7 +21,7 @@ from torch import nn
 
 from a2c_ppo_acktr.fast.graphs import can_be_captured, captured
 from a2c_ppo_acktr.fast.layers import NumpyGRU, NumpyLayers, is_linear
-from a2c_ppo_acktr.fast.registry import ACCELERATORS, defect, find
+from a2c_ppo_acktr.fast.registry import ACCELERATORS, LAYERS, RECURRENT, any_edited, defect, find
 from a2c_ppo_acktr.model.encoders import FlatEncoder
 from a2c_ppo_acktr.model.layers import MLP
 from a2c_ppo_acktr.model.recurrent import GRU
@@ -52,9 +52,9 @@ def attach(network: nn.Module, *, layers: bool = True) -> None:
     if next(network.parameters()).device.type != "cpu":
         return
     for module in network.modules():
-        if type(module) is GRU:
+        if type(module) is GRU and not any_edited(RECURRENT):
             module.kernel = NumpyGRU(module)
-        elif layers and isinstance(module, MLP) and len(module) and is_linear(module):
+        elif layers and isinstance(module, MLP) and len(module) and is_linear(module) and not any_edited(LAYERS):
             module.kernel = NumpyLayers(module)
 
 

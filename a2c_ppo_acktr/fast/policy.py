@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from a2c_ppo_acktr.arrays import flat_vectors
 from a2c_ppo_acktr.distributions import HALF_LOG_2PI, CategoricalHead, DiagGaussianHead
@@ -94,6 +94,8 @@ class FusedPolicy:
             and base.carry_size == 0
             and not len(base.shared)
             and len(base.actor) > 0
+            and all(type(module) is nn.Tanh for tower in (base.actor, base.critic) for module in list(tower)[1::2])
+            and [p.shape for p in base.actor.parameters()] == [p.shape for p in base.critic.parameters()]
             and type(base.encoder) is FlatEncoder
             and base.encoder.num_axes == 1
             and base.encoder.dtype == torch.float32

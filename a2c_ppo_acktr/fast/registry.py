@@ -13,7 +13,7 @@ import json
 import sys
 import textwrap
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,10 +34,16 @@ class Accelerator(NamedTuple):
     """Further definitions that it stands in for."""
 
 
+LAYERS = ("model.layers.MLP.forward", "model.layers.MLP.layers")
+"""What `fast.attach` stands in for, as the next ones."""
+RECURRENT = ("model.recurrent.GRU.forward", "model.recurrent.GRU._run", "model.recurrent._in_pieces")
 _NETWORK = (
+    *LAYERS,
+    "model.policy.Policy.__init__",
     "model.policy.Policy.forward",
+    "model.bases.FlexBase.__init__",
     "model.bases.FlexBase.forward",
-    "model.layers.MLP.layers",
+    "model.encoders.FlatEncoder.forward",
     *(f"distributions.{kind}Head.forward" for kind in ("discrete.Categorical", "continuous.DiagGaussian")),
     *(f"distributions.discrete.Categorical.{name}" for name in ("__init__", "log_prob", "entropy")),
     *(f"distributions.continuous.DiagGaussian.{name}" for name in ("__init__", "log_prob", "entropy")),
@@ -53,16 +59,20 @@ _MINIBATCH = (
     "model.auxiliary.AuxiliaryHeads.losses",
     "algo.actor_critic.ActorCritic.evaluate",
     "algo.actor_critic.ActorCritic.gradient",
+    "arrays.set_gradient",
+    "distributions.discrete.mask_logits",
     "returns.normalize",
 )
 _Q_NETWORK = (
-    "model.layers.MLP.layers",
-    *(f"model.q_network.QNetwork.{name}" for name in ("forward", "read", "features", "head")),
+    *LAYERS,
+    "model.encoders.FlatEncoder.forward",
+    *(f"model.q_network.QNetwork.{name}" for name in ("__init__", "forward", "read", "features", "head", "set_noise")),
     *(f"algo.{name}.values" for name in ("dqn.Expected", "c51.Categorical", "qr_dqn.Quantiles")),
 )
 _TEMPORAL_DIFFERENCE = (
     *_Q_NETWORK,
     "algo.q_learning.QLearning.gradient",
+    "arrays.set_gradient",
     *(f"algo.{name}.losses" for name in ("dqn.Expected", "c51.Categorical", "qr_dqn.Quantiles")),
     "distributional.categorical_projection",
     "distributional.quantile_huber_loss",
@@ -95,7 +105,11 @@ ACCELERATORS: dict[str, Accelerator] = {
         gail.gradient,
         (
             "algo.gail.GAIL.gradient",
+            "arrays.set_gradient",
+            "model.discriminator.Discriminator.__init__",
             "model.discriminator.Discriminator.forward",
+            "model.discriminator.Samples.as_floats",
+            "model.discriminator.Samples.join",
             "model.discriminator.gradient_penalty",
             "model.discriminator.Samples.blend",
         ),
@@ -122,6 +136,11 @@ def defect(name: str, owner: Any) -> bool:
     names = (name, *ACCELERATORS[name].relies_on)
     if any(_overridden(one, owner) for one in names):
         return True
+    return any_edited(names)
+
+
+def any_edited(names: Iterable[str]) -> bool:
+    """Whether one of these definitions was edited where it stands, which is said once."""
     edited = [one for one in names if not is_intact(one)]
     for one in edited:
         _say(one)
@@ -129,13 +148,10 @@ def defect(name: str, owner: Any) -> bool:
 
 
 def _overridden(name: str, owner: Any) -> bool:
-    *_, kind, method = name.split(".")
-    bases = [
-        base
-        for base in type(owner).__mro__
-        if base.__name__ == kind and name.endswith(f".{base.__qualname__}.{method}")
-    ]
-    return bool(bases) and getattr(type(owner), method) is not vars(bases[0])[method]
+    """Whether the owner, or its class, has another method in the place of one that is its class's by inheritance."""
+    definition, method = resolve(name), name.rpartition(".")[2]
+    inherits = any(vars(base).get(method) is definition for base in type(owner).__mro__)
+    return inherits and getattr(getattr(owner, method), "__func__", None) is not definition
 
 
 @functools.cache
@@ -188,7 +204,9 @@ def fingerprint(name: str) -> str:
 
 def definitions() -> list[str]:
     """Every definition that an accelerator stands in for."""
-    return sorted({one for name, found in ACCELERATORS.items() for one in (name, *found.relies_on)})
+    return sorted(
+        {*LAYERS, *RECURRENT} | {one for name, found in ACCELERATORS.items() for one in (name, *found.relies_on)}
+    )
 
 
 def write_fingerprints() -> None:
