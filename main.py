@@ -115,6 +115,10 @@ def make_algorithm(args: arguments.RunConfig, envs: Envs, demonstrations: Demons
     algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda), gail)
     if demonstrations is not None:
         algorithm.imitate(demonstrations.check(envs.observation_space, envs.action_space), envs.normalizer)
+    try:
+        algorithm.state_dict()
+    except TypeError as error:
+        raise UsageError(f"--algo {args.algo}: {error}") from error
     return algorithm
 
 

@@ -1,12 +1,21 @@
 """The state of an object, collected from its attributes, so that nothing is forgotten in a list of names."""
 
-import dataclasses
-from collections.abc import Collection, Iterator
+import functools
+import random
+import types
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+CONTAINERS = (list, tuple, deque, dict)
+RANDOM = (torch.Generator, np.random.Generator, random.Random)
+OPAQUE = (type, types.ModuleType, str, bytes, int, float, np.ndarray, Tensor, gym.Space)
+"""Nothing that learning continues from is inside; the random generators of spaces are for who samples from them."""
 
 
 @runtime_checkable
@@ -21,10 +30,11 @@ class Stateful(Protocol):
 
 
 def collect_state(owner: object, counters: Collection[str] = (), transient: Collection[str] = ()) -> dict[str, Any]:
-    """The state of every module, optimizer, parameter and other `Stateful` among an object's attributes.
+    """The state of every `Stateful` (modules, optimizers), learned tensor and random generator among the attributes.
 
-    An object that stands under two names is collected once. A parameter that is a view of a module's, such as the
-    vector of `arrays.flatten_parameters`, is the module's.
+    They may lie in lists, tuples, deques and dictionaries of nothing else. What stands under two names is collected
+    once. A parameter that lies in the memory of a module's, such as the vector of `arrays.flatten_parameters`, is the
+    module's.
 
     Args:
         owner: the object.
@@ -32,7 +42,7 @@ def collect_state(owner: object, counters: Collection[str] = (), transient: Coll
         transient: attributes that do not.
 
     Raises:
-        TypeError: an attribute holds modules, optimizers or parameters where they cannot be collected; it is named.
+        TypeError: an attribute leads to something that learns where it cannot be collected; it is named.
     """
     return {name: _state_of(value) for name, value in _collected(owner, counters, transient)}
 
@@ -48,62 +58,107 @@ def restore_state(
 
 
 def _collected(owner: object, counters: Collection[str], transient: Collection[str]) -> Iterator[tuple[str, Any]]:
-    attributes = {name: value for name, value in vars(owner).items() if name not in transient}
+    attributes = vars(owner)
+    kept = {name: value for name, value in attributes.items() if name not in transient}
+    held = [value for name, value in attributes.items() if name in transient or name in counters or _has_state(value)]
+    modules = [one for value in held for one in _reached(value) if isinstance(one, nn.Module)]
+    memory = sorted({_span(p) for module in modules for p in module.parameters()})
+    safe = {id(one) for value in held for one in _reached(value)} | {id(owner)}
     seen: set[int] = set()
-    memory = {p.untyped_storage().data_ptr() for value in attributes.values() for p in _parameters_of(value)}
-    for name, value in attributes.items():
+    for name, value in kept.items():
         if name in counters:
             yield name, value
-        elif _has_state(value) and id(value) not in seen:
-            seen.add(id(value))
-            if not (isinstance(value, nn.Parameter) and value.untyped_storage().data_ptr() in memory):
+        elif _has_state(value):
+            if id(value) not in seen and not (_is_learned(value) and _lies_in(value, memory)):
                 yield name, value
-        elif not _has_state(value) and _hides_state(value):
-            raise TypeError(
-                f"{type(owner).__name__}.{name}: modules, optimizers or parameters in a {type(value).__name__} cannot "
-                "be collected: make them attributes, or give it state_dict and load_state_dict"
-            )
+            seen.add(id(value))
+        else:
+            _refuse_what_learns(f"{type(owner).__name__}.{name}", value, safe, memory)
 
 
-def _parameters_of(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, nn.Module):
-        yield from value.parameters()
-    elif isinstance(value, list | tuple | dict):
-        for entry in value.values() if isinstance(value, dict) else value:
-            yield from _parameters_of(entry)
+def _refuse_what_learns(name: str, value: Any, safe: set[int], memory: list[tuple[int, int]]) -> None:
+    for one in _reached(value, safe):
+        if id(one) in safe or not _learns(one) or (_is_learned(one) and _lies_in(one, memory)):
+            continue
+        raise TypeError(
+            f"{name}: a {type(one).__name__} in a {type(value).__name__} cannot be collected: make it an attribute, "
+            f"or give the {type(value).__name__} state_dict and load_state_dict"
+        )
+
+
+def _reached(value: Any, stop: Collection[int] = ()) -> Iterator[Any]:
+    """`value` and all that it leads to, each once; what is inside an object whose `id` is in `stop` is left out."""
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            if id(one) not in stop:
+                waiting.extend(_inside(one))
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if value is None or isinstance(value, OPAQUE):
+        return []
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | deque | set | frozenset):
+        return value
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, types.MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+        return [*cells, value.__defaults__, value.__kwdefaults__]
+    slots = [name for kind in type(value).__mro__ for name in vars(kind).get("__slots__", ())]
+    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
 
 
 def _has_state(value: Any) -> bool:
-    """Whether it is collected: by itself, or as a list or dictionary of nothing else."""
-    if isinstance(value, list | dict) and value:
+    """Whether it is collected: by itself, or as a container of nothing else."""
+    if isinstance(value, CONTAINERS) and value:
         return all(map(_has_state, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, nn.Parameter | torch.Generator) or (isinstance(value, Stateful) and not _is_class(value))
+    return _learns(value)
 
 
-def _is_class(value: Any) -> bool:
-    return isinstance(value, type)
-
-
-def _hides_state(value: Any, depth: int = 3) -> bool:
-    """Whether something inside would be lost; methods and functions only refer to what they use."""
-    if isinstance(value, nn.Module | torch.optim.Optimizer | nn.Parameter):
+def _learns(value: Any) -> bool:
+    if isinstance(value, RANDOM) or _is_learned(value):
         return True
-    if depth == 0 or isinstance(value, type) or callable(value):
-        return False
-    if isinstance(value, list | tuple | set | dict):
-        return any(_hides_state(entry, depth - 1) for entry in (value.values() if isinstance(value, dict) else value))
-    if dataclasses.is_dataclass(value) or hasattr(value, "__dict__"):
-        return any(_hides_state(entry, depth - 1) for entry in vars(value).values())
-    return False
+    return isinstance(value, Stateful) and not isinstance(value, type)
+
+
+def _is_learned(value: Any) -> bool:
+    return isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and value.requires_grad and value.is_leaf)
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Its first address, and the first one behind it."""
+    return tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
+
+
+def _lies_in(tensor: Tensor, spans: list[tuple[int, int]]) -> bool:
+    """Whether sorted pieces of memory cover a tensor from end to end."""
+    first, end = _span(tensor)
+    for start, stop in spans:
+        if start <= first < stop:
+            first = stop
+    return first >= end
 
 
 def _state_of(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, CONTAINERS) and _has_state(value):
+        if isinstance(value, dict):
+            return {key: _state_of(entry) for key, entry in value.items()}
         return [_state_of(entry) for entry in value]
-    if isinstance(value, dict) and value and _has_state(value):
-        return {key: _state_of(entry) for key, entry in value.items()}
     if isinstance(value, torch.Generator):
         return value.get_state()
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    if isinstance(value, random.Random):
+        return value.getstate()
     if isinstance(value, Stateful):
         return value.state_dict()
     return value.detach() if isinstance(value, Tensor) else value
@@ -111,14 +166,17 @@ def _state_of(value: Any) -> Any:
 
 def _restored(value: Any, state: Any, name: str) -> Any:
     """What the attribute is from now on: the object that was there where it could take the state in."""
-    if isinstance(value, list | dict) and value and _has_state(value):
-        entries = value.items() if isinstance(value, dict) else enumerate(value)
+    if isinstance(value, CONTAINERS) and _has_state(value):
         if len(state) != len(value):
             raise ValueError(f"{name}: {len(state)} in the checkpoint, {len(value)} here")
-        for key, entry in entries:
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             _restored(entry, state[key], f"{name}.{key}")
     elif isinstance(value, torch.Generator):
         value.set_state(state.cpu())
+    elif isinstance(value, np.random.Generator):
+        value.bit_generator.state = _with_arrays(state)
+    elif isinstance(value, random.Random):
+        value.setstate(state)
     elif isinstance(value, Stateful):
         value.load_state_dict(state)
     elif isinstance(value, Tensor):
@@ -126,3 +184,10 @@ def _restored(value: Any, state: Any, name: str) -> Any:
     else:
         return np.array(state) if isinstance(value, np.ndarray) else state
     return value
+
+
+def _with_arrays(state: Any) -> Any:
+    """The state of a NumPy generator as it was before a checkpoint made tensors of its arrays."""
+    if isinstance(state, dict):
+        return {key: _with_arrays(value) for key, value in state.items()}
+    return state.numpy() if isinstance(state, Tensor) else state

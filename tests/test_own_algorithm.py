@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import evaluate
 import main
-from a2c_ppo_acktr import algo, arguments
+from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError
 from tests.test_command_line import readme_module
@@ -126,6 +125,14 @@ class SecondNetworkOutOfSight(MyAlgorithm):
         super().__init__(spaces, config, device)
         self.critic = Hidden()
         self.critic.network = torch.nn.Linear(2, 2)
+
+
+class NetworkThatComesLater(MyAlgorithm):
+    later = None
+
+    def update(self, storage):
+        self.later = torch.nn.Linear(2, 2)
+        return super().update(storage)
 """
 
 
@@ -161,14 +168,20 @@ def test_a_module_that_cannot_be_imported_is_named(capsys):
     assert capsys.readouterr().err.strip() == "main.py: error: --algo nowhere:Thing: No module named 'nowhere'"
 
 
-def test_a_second_network_that_would_be_forgotten_is_refused(tmp_path):
+def test_a_second_network_that_would_be_forgotten_is_refused_before_training(tmp_path, capsys):
     (tmp_path / "lacking.py").write_text(LACKING)
-    kind = algo.find("lacking:SecondNetworkOutOfSight")
-    args = parse(CARTPOLE)
-    with main.build(args) as parts:
-        algorithm = kind(parts.envs.spaces, kind.Config(), torch.device("cpu"))
-    with pytest.raises(TypeError, match=r"SecondNetworkOutOfSight\.critic: .* cannot be collected"):
-        algorithm.state_dict()
+    assert main.main("--algo lacking:SecondNetworkOutOfSight --env-name CartPole-v1".split()) == 2
+    error = capsys.readouterr().err.strip()
+    assert "SecondNetworkOutOfSight.critic: a Linear in a Hidden cannot be collected" in error
+    assert "\n" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_network_that_a_resumed_run_would_not_have_is_refused_at_the_first_checkpoint(tmp_path, capsys):
+    (tmp_path / "lacking.py").write_text(LACKING)
+    line = CARTPOLE.replace("my_module:MyAlgorithm", "lacking:NetworkThatComesLater")
+    assert main.main([*line.split(), "--save-dir=", "--num-env-steps", "5120", "--save-interval", "1"]) == 2
+    assert "NetworkThatComesLater.later did not exist at the start" in capsys.readouterr().err
 
 
 def test_its_checkpoint_says_what_it_needs(tmp_path):

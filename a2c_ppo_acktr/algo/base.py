@@ -62,6 +62,7 @@ class Algorithm(ABC):
 
     def __init__(self, spaces: EnvSpaces, config: Any, device: torch.device) -> None:
         self.spaces, self.config, self.device = spaces, config, device
+        self._names: frozenset[str] | None = None
         self.finished = False
         """Nothing is left to learn."""
 
@@ -121,8 +122,17 @@ class Algorithm(ABC):
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that learning continues from, collected from the attributes (see `state.collect_state`)."""
-        return collect_state(self, self.counters, self.transient)
+        """All that learning continues from, collected from the attributes (see `state.collect_state`).
+
+        Raises:
+            TypeError: something cannot be collected.
+            UsageError: something was not there at the first call, so that a resumed run would not take it in.
+        """
+        state = collect_state(self, self.counters, self.transient)
+        self._names = self._names if self._names is not None else frozenset(state)
+        for name in state.keys() - self._names:
+            raise UsageError(f"{type(self).__name__}.{name} did not exist at the start: make it in the constructor")
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
