@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import json
 
 import numpy as np
@@ -12,11 +11,9 @@ from gymnasium import spaces
 
 from a2c_ppo_acktr import algo, fast
 from a2c_ppo_acktr.algo.gail import GAILConfig
-from a2c_ppo_acktr.algo.ppo import PPO
 from a2c_ppo_acktr.fast import registry
 from a2c_ppo_acktr.interfaces import ACTION_MASK, AUXILIARY, EnvSpaces
 from a2c_ppo_acktr.model.layers import MLP
-from a2c_ppo_acktr.model.recurrent import GRU
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.storage import Batch
 from a2c_ppo_acktr.storage.replay import Transitions
@@ -186,121 +183,6 @@ def test_a_definition_is_what_its_accelerators_were_compared_with(name):
     assert kept.get(name) == registry.fingerprint(name), (
         f"{name} was changed: change what stands in for it in fast/, then `python -m a2c_ppo_acktr.fast`"
     )
-
-
-# who overrides or edits a definition
-
-
-class Scaled(PPO):
-    """A loss of a user's own."""
-
-    def loss(self, new, batch):
-        loss, metrics = super().loss(new, batch)
-        return 3.0 * loss, metrics
-
-
-class OtherSurrogate(PPO):
-    """A part of the loss of a user's own."""
-
-    def surrogate(self, ratio, advantages, new, batch):
-        return ratio * advantages, ratio > 2
-
-
-class Namesake(PPO):
-    """Another surrogate under its base's name."""
-
-    def surrogate(self, ratio, advantages, new, batch):
-        return ratio * advantages, ratio > 9
-
-
-Namesake.__name__ = Namesake.__qualname__ = "PPO"
-
-
-class OnInstance(PPO):
-    """Another surrogate of one learner."""
-
-    def __init__(self, *args):
-        self.surrogate = lambda ratio, advantages, new, batch: (ratio * advantages, ratio > 9)
-        super().__init__(*args)
-
-
-class Relu(PPO):
-    """Another activation, put into the network before it is asked whether it can be written out."""
-
-    def gradient_of(self, loss, part=None):
-        self.policy.base.actor[1] = torch.nn.ReLU()
-        self.policy.base.actor.kernel = None
-        return super().gradient_of(loss, part)
-
-
-class OtherEvaluation(PPO):
-    """The same losses of something else."""
-
-    def evaluate(self, batch):
-        new = super().evaluate(batch)
-        return new._replace(value=2.0 * new.value)
-
-
-@pytest.mark.parametrize("kind", [Scaled, OtherSurrogate, Namesake, OnInstance, Relu, OtherEvaluation])
-def test_what_a_subclass_overrides_counts_without_its_knowing_of_accelerators(kind):
-    seed_everything(0)
-    algorithm = kind(EnvSpaces(VECTOR, DISCRETE, {}), PPO.Config(num_mini_batch=2), torch.device("cpu"))
-    batch = random_batch(algorithm, False, torch.Generator().manual_seed(0))
-    algorithm.passes[0].set_gradient(batch)
-    found = algorithm.parameters.grad.clone()
-    algorithm.gradient(algorithm.loss, batch)
-    torch.testing.assert_close(found, algorithm.parameters.grad, atol=1e-6, rtol=1e-5)
-
-
-def test_a_subclass_that_changes_something_else_stays_fast():
-    class Other(PPO):
-        def schedule(self, env_steps, total):
-            super().schedule(env_steps, total)
-
-    algorithm = Other(EnvSpaces(VECTOR, DISCRETE, {}), PPO.Config(num_mini_batch=2), torch.device("cpu"))
-    assert algorithm.passes[0].set_gradient.__module__.endswith("fast.actor_critic")
-
-
-@pytest.mark.parametrize("name", ["algo.ppo.PPO.surrogate", "distributions.discrete.Categorical.entropy"])
-def test_what_was_edited_where_it_stands_counts_and_is_said_once(name, monkeypatch, capsys):
-    kept = registry._fingerprints() | {name: "another"}
-    monkeypatch.setattr(registry, "_fingerprints", lambda: kept)
-    registry.is_intact.cache_clear()
-    registry._say.cache_clear()
-    try:
-        algorithms = [make("ppo", num_mini_batch=2) for _ in range(2)]
-    finally:
-        registry.is_intact.cache_clear()
-    for algorithm in algorithms:
-        assert isinstance(algorithm.passes[0].set_gradient, functools.partial)
-        assert algorithm.passes[0].set_gradient.func == algorithm.gradient
-    assert capsys.readouterr().err.count(f"{name} has been edited") == 1
-
-
-@pytest.mark.parametrize(("name", "kind"), [("MLP.layers", MLP), ("GRU.forward", GRU)])
-def test_layers_that_were_edited_are_computed_as_they_stand(name, kind, monkeypatch, capsys):
-    kept = registry._fingerprints() | {f"model.{'layers' if kind is MLP else 'recurrent'}.{name}": "another"}
-    monkeypatch.setattr(registry, "_fingerprints", lambda: kept)
-    registry.is_intact.cache_clear()
-    registry._say.cache_clear()
-    try:
-        policy = make("ppo", num_mini_batch=2, recurrent_policy=True).policy
-    finally:
-        registry.is_intact.cache_clear()
-    assert all(module.kernel is None for module in policy.modules() if isinstance(module, kind))
-    assert f"{name} has been edited" in capsys.readouterr().err
-
-
-def test_comments_docstrings_and_layout_are_no_edits(monkeypatch):
-    def written(source):
-        monkeypatch.setattr(registry.inspect, "getsource", lambda function: source)
-        return registry.fingerprint("algo.ppo.PPO.loss")
-
-    plain = written("    def f(x, y):\n        return g(x, y)\n")
-    body = "        # why\n        return g(\n            x,\n            y,\n        )\n"
-    assert plain == written(f'    def f(x, y):\n        """Says."""\n{body}')
-    assert plain != written("    def f(x, y):\n        return g(y, x)\n")
-    assert written('    def f():\n        return g("a")\n') != written('    def f():\n        return g("b")\n')
 
 
 # without

@@ -13,6 +13,7 @@ it stands no longer has the source that its accelerators were written for (`regi
 counts, and autograd differentiates it. `tests/test_fast.py` compares every pair.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from a2c_ppo_acktr.fast.graphs import can_be_captured, captured
-from a2c_ppo_acktr.fast.layers import NumpyGRU, NumpyLayers, is_linear
+from a2c_ppo_acktr.fast.layers import NumpyGRU, NumpyLayers, forward_hooks, is_linear
 from a2c_ppo_acktr.fast.registry import ACCELERATORS, LAYERS, RECURRENT, any_edited, defect, find
 from a2c_ppo_acktr.model.encoders import FlatEncoder
 from a2c_ppo_acktr.model.layers import MLP
@@ -43,8 +44,21 @@ def accelerated(
         return plain
     network = owner if isinstance(owner, nn.Module) else owner.policy
     if next(network.parameters()).device.type == "cuda":
-        return captured(plain, torch.device("cuda")) if can_be_captured(network) else plain
-    return ACCELERATORS[name].make(owner, **settings) or plain
+        found = captured(plain, torch.device("cuda")) if can_be_captured(network) else None
+    else:
+        found = ACCELERATORS[name].make(owner, **settings)
+    return plain if found is None else _unless_hooked(network, found, plain)
+
+
+def _unless_hooked(network: nn.Module, fast: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """`fast`, but `plain` for as long as a module has forward hooks, which wait for its `forward` to be called."""
+    hooks = forward_hooks(network)
+
+    @functools.wraps(fast)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return plain(*args, **kwargs) if any(hooks) else fast(*args, **kwargs)
+
+    return call
 
 
 def attach(network: nn.Module, *, layers: bool = True) -> None:

@@ -107,13 +107,21 @@ class NumpyLayers:
     def __init__(self, mlp: MLP) -> None:
         self.leaves = list(mlp.parameters())  # a walk through the modules would cost as much as a layer
         self.activations = activations_of(mlp)
+        self.hooks = forward_hooks(mlp)
 
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        """The output of every layer, `[..., O]`, for `x: [..., I]` float32."""
+    def __call__(self, x: Tensor) -> list[Tensor] | None:
+        """The output of every layer, `[..., O]`, for `x: [..., I]` float32; None where a hook waits for one of them."""
+        if any(self.hooks):
+            return None
         if x.dim() == 2:
             return list(_Layers.apply(self.activations, x, *self.leaves))
         flat = _Layers.apply(self.activations, x.reshape(-1, x.shape[-1]), *self.leaves)
         return [h.unflatten(0, x.shape[:-1]) for h in flat]
+
+
+def forward_hooks(module: nn.Module) -> list[dict[int, Any]]:
+    """What calls of a module and those within it trigger, as it is from now on."""
+    return [hooks for one in module.modules() for hooks in (one._forward_hooks, one._forward_pre_hooks)]
 
 
 def is_linear(mlp: MLP) -> bool:

@@ -159,13 +159,22 @@ def _say(name: str) -> None:
     print(f"{name} has been edited: it is computed as it stands, not by fast/ (slower)", file=sys.stderr)
 
 
-@functools.cache
 def is_intact(name: str) -> bool:
     """Whether a definition looks as it did; where its source is not there to look at, nobody has edited it."""
+    return _is_intact(name, _code(resolve(name)))
+
+
+@functools.cache
+def _is_intact(name: str, code: Any) -> bool:
     try:
-        return fingerprint(name) == _fingerprints().get(name)
+        return _fingerprint_of(code) == _fingerprints().get(name)
     except OSError:
         return True
+
+
+def _code(function: Any) -> Any:
+    """What a function runs, not what it says that it wraps."""
+    return getattr(function, "__code__", function)
 
 
 @functools.cache
@@ -189,7 +198,11 @@ def resolve(name: str) -> Any:
 
 def fingerprint(name: str) -> str:
     """Of a definition's source but for comments, docstrings and layout."""
-    source = textwrap.dedent(inspect.getsource(resolve(name)))
+    return _fingerprint_of(_code(resolve(name)))
+
+
+def _fingerprint_of(code: Any) -> str:
+    source = textwrap.dedent(inspect.getsource(code))
     words, statement_begins = [], True
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type in LAYOUT:

@@ -19,8 +19,8 @@ class MLP(nn.Sequential):
         make_layer: builds a layer from the sizes of its input and output.
     """
 
-    kernel: Callable[[Tensor], list[Tensor]] | None = None
-    """Computes what `layers` does, where an accelerator has been put here (see `fast.attach`)."""
+    kernel: Callable[[Tensor], list[Tensor] | None] | None = None
+    """Computes what `layers` does, or declines, where an accelerator has been put here (see `fast.attach`)."""
 
     def __init__(
         self,
@@ -41,8 +41,9 @@ class MLP(nn.Sequential):
 
     def layers(self, x: Tensor) -> list[Tensor]:
         """The output of every layer, `[..., sizes[1]]` to `[..., sizes[-1]]`."""
-        if self.kernel is not None and len(self):
-            return self.kernel(x)
+        known = self.kernel(x) if self.kernel is not None and len(self) else None
+        if known is not None:
+            return known
         outputs: Any = itertools.accumulate(self, lambda h, module: module(h), initial=x)
         return list(outputs)[2::2]
 
