@@ -44,7 +44,11 @@ _NETWORK = (
     "model.bases.FlexBase.__init__",
     "model.bases.FlexBase.forward",
     "model.encoders.FlatEncoder.forward",
-    *(f"distributions.{kind}Head.forward" for kind in ("discrete.Categorical", "continuous.DiagGaussian")),
+    *(
+        f"distributions.{kind}Head.{name}"
+        for kind in ("discrete.Categorical", "continuous.DiagGaussian")
+        for name in ("__init__", "forward")
+    ),
     *(f"distributions.discrete.Categorical.{name}" for name in ("__init__", "log_prob", "entropy")),
     *(f"distributions.continuous.DiagGaussian.{name}" for name in ("__init__", "log_prob", "entropy")),
 )
