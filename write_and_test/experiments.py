@@ -141,7 +141,7 @@ class Scheduler(launcher.Scheduler[Attempt]):
     def next_job(self) -> Job[Attempt] | None:
         """The next experiment that nobody is at and that is not settled."""
         for experiment in self.queue.experiments():
-            if experiment.state == "running" or not experiment.startable(self.retries):
+            if not experiment.startable(self.retries) or experiment.running:
                 continue
             try:
                 job = Job(Attempt(experiment, self.retries, self.timeout), self._environment())
@@ -162,7 +162,7 @@ class Scheduler(launcher.Scheduler[Attempt]):
 
     def unfinished(self) -> bool:
         """Whether anything is left to do, what other schedulers run included: it may die."""
-        return any(one.state == "running" or one.startable(self.retries) for one in self.queue.experiments())
+        return any(one.startable(self.retries) or one.running for one in self.queue.experiments())
 
     def ended(self, job: Job[Attempt], code: int) -> None:
         """Say how."""

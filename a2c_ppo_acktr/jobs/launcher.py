@@ -63,6 +63,7 @@ class Job(Generic[TaskT]):
 
     def __init__(self, task: TaskT, environment: Mapping[str, str] | None = None) -> None:
         self.task, self.stopped = task, False
+        self.asked: subprocess.Popen | None = None
         self.environment = {**ONE_THREAD, **(environment or {})}
         self.lock = take_lock(task.lock_file)
         try:
@@ -90,6 +91,8 @@ class Job(Generic[TaskT]):
         code = self.process.poll()
         if code == 0 and self.commands and not self.stopped:
             self.process = self._launch()
+            if self.stopped:  # asked to while the next process was being started
+                self._ask()
             return None
         if code is not None and not self.lock.closed:
             self.task.end(code, self.stopped)
@@ -105,6 +108,11 @@ class Job(Generic[TaskT]):
         """Ask the process, once, to save and end."""
         if not self.stopped:
             self.stopped = True
+            self._ask()
+
+    def _ask(self) -> None:
+        if self.asked is not self.process:
+            self.asked = self.process
             self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -201,11 +209,11 @@ def take_lock(path: Path, wait: bool = False) -> IO[str]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise Busy("another process is running it") from error
+    while not _locks(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if not _locks(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
+            file.close()
+            raise Busy("another process is running it")
+        # Nobody holds it: someone only looks, which `is_held` does by sharing it for a moment.
     return file
 
 
@@ -214,11 +222,15 @@ def is_held(path: Path) -> bool:
     if not path.exists():
         return False
     with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _locks(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _locks(file: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_json(path: Path, contents: dict[str, Any]) -> None:
