@@ -221,6 +221,17 @@ def test_the_command_line_adds_a_cross_product(tmp_path, capsys):
     assert "4 waiting" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", [40, 80, 300])
+def test_the_status_has_every_name_whole_and_in_one_line(tmp_path, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    queue = Queue(tmp_path / "queue")
+    names = queue.add({**CARTPOLE, "nn_base_kwargs": {"hidden_size": 64}}, name="a-name-of-some-length" * 5)
+    names += queue.add({**CARTPOLE, "seed": 2})
+    assert experiments.main(["status", str(queue.folder)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[-1] for line in lines if line and line[0] == "waiting"] == names
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

@@ -22,8 +22,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
 from a2c_ppo_acktr import arguments, flags
@@ -100,20 +103,21 @@ class Queue:
         return [experiment.status() for experiment in self.experiments()]
 
     def table(self) -> Table:
-        """The status, to print."""
+        """The status, to print; names come last, so that a long one breaks no other column."""
         rows = self.status()
         counts = {state: sum(row.state == state for row in rows) for state in COLORS}
-        table = Table(title=", ".join(f"{count} {state}" for state, count in counts.items() if count) or "empty")
-        table.add_column("experiment", overflow="fold")
+        title = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "empty"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         table.add_column("state", no_wrap=True)
         for column in ("steps", "of", "seconds", "return", "code", "attempts"):
             table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("experiment", overflow="fold")
         for row in rows:
             state = f"[{COLORS[row.state]}]{row.state}[/]"
             last_return = "" if row.last_return is None else f"{row.last_return:.1f}"
             code = "" if row.exit_code is None else str(row.exit_code)
             numbers = (f"{row.steps:,}", f"{row.total:,}", f"{row.seconds:.0f}", last_return, code, str(row.attempts))
-            table.add_row(row.name, state, *numbers)
+            table.add_row(state, *numbers, Text(row.name))
         return table
 
     def run(self, slots: int = 2, retries: int = 1, timeout: float | None = None, gpus: Sequence[str] = ()) -> int:
@@ -240,6 +244,12 @@ def add_command(queue: Queue, vary: dict[str, list[Any]], name: str, argv: list[
     print("\n".join(names))
 
 
+def print_whole(table: Table) -> None:
+    """Every row in one line, whatever the terminal's width: where it has to, the terminal breaks it, not the copy."""
+    unbounded = Console(width=10_000)
+    Console(width=Measurement.get(unbounded, unbounded.options, table).maximum).print(table)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
@@ -254,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "run":
             gpus = [gpu for gpu in options.gpus.split(",") if gpu]
             code = queue.run(options.slots, options.retries, options.timeout, gpus)
-        Console().print(queue.table())
+        print_whole(queue.table())
         return code
     except UsageError as error:
         print(f"experiments.py: error: {error}", file=sys.stderr)
