@@ -190,8 +190,10 @@ class Scheduler(launcher.Scheduler[Attempt]):
         rows = self.queue.status()
         for row in rows:
             if row.state == "running":
-                print(f"{row.name}: {row.steps:,} of {row.total:,} steps, {row.seconds:.0f} s", flush=True)
-        print(f"{sum(row.state in ('waiting', 'resumable') for row in rows)} experiments wait", flush=True)
+                value = "" if row.last_return is None else f", return {row.last_return:.1f}"
+                print(f"{row.name}: {row.steps:,} of {row.total:,} steps, {row.seconds:.0f} s{value}", flush=True)
+        if waiting := sum(row.state in ("waiting", "resumable") for row in rows):
+            print(f"{waiting} experiments wait", flush=True)
 
 
 def make_parser() -> flags.Parser:

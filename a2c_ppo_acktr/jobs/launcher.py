@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES_FROM_HERE = {"PYTHONPATH": os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))}
 """So that modules of a user's own are found from where the jobs were started, though they run elsewhere."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-POLL_SECONDS, STATUS_SECONDS = 0.2, 60.0
+POLL_SECONDS, FIRST_STATUS_SECONDS, STATUS_SECONDS = 0.2, 10.0, 60.0
 
 
 class Busy(Exception):
@@ -160,14 +160,14 @@ class Scheduler(ABC, Generic[TaskT]):
     def run(self) -> int:
         """Returns the exit code: 1 where a task has failed, 128 and more after a signal, else 0."""
         previous = {signum: signal.signal(signum, self._on_signal) for signum in self.SIGNALS}
-        told = time.monotonic()
+        told, wait = time.monotonic(), FIRST_STATUS_SECONDS
         try:
             while self.active or (self.signum is None and self.unfinished()):
                 self._fill_slots()
                 time.sleep(POLL_SECONDS)
                 self._poll()
-                if time.monotonic() - told >= STATUS_SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() - told >= wait:
+                    told, wait = time.monotonic(), min(2 * wait, STATUS_SECONDS)
                     self.tell()
         finally:
             for job in self.active:
