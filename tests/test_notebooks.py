@@ -32,6 +32,14 @@ def test_there_are_the_four_notebooks_and_none_holds_outputs():
                 assert cell.execution_count is None
 
 
+def test_the_readmes_jupyter_lab_is_installed_with_the_rest():
+    assert "jupyter lab visualize.ipynb" in (ROOT / "README.md").read_text()
+    pinned = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
+    answer = subprocess.run([sys.executable, "-m", "jupyterlab", "--version"], capture_output=True, text=True)
+    assert (answer.returncode, answer.stdout.strip()) == (0, pinned["jupyterlab"])
+    assert '"jupyterlab>=' in (ROOT / "setup.py").read_text()
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Two agents of the arena, with heads and without."""
