@@ -9,6 +9,7 @@ import pytest
 
 import main
 from a2c_ppo_acktr import arguments
+from a2c_ppo_acktr.utils import UsageError
 from tests.test_notebooks import ROOT
 from write_and_test import plots, runs
 
@@ -67,6 +68,14 @@ def test_runs_without_an_episode_are_named_and_keep_no_others_out(tmp_path, caps
     assert nothing.empty
     for draw in (plots.learning_curves, plots.single_runs):
         assert draw(nothing).axes[0].texts[0].get_text() == "no return yet"
+
+
+@pytest.mark.parametrize("text", ["", '{"settings": ', "[]", "{}", '{"settings": {}}', "\udcff"])
+def test_a_damaged_run_is_named(tmp_path, text):
+    run = make_run(tmp_path / "broken", f"--algo ppo {CARTPOLE}", [1.0])
+    (run / "config.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(UsageError, match=r"broken/config.json: damaged"):
+        runs.curves([run])
 
 
 def test_settings_that_differ_are_named_and_never_averaged(tmp_path):

@@ -56,9 +56,17 @@ def _is_run(config: Path) -> bool:
 
 
 def settings(run: Path) -> dict[str, Any]:
-    """Every flag of a run, the algorithm's among the others."""
-    plain = json.loads((run / "config.json").read_text())["settings"]
-    return {**plain, **plain["config"]}
+    """Every flag of a run, the algorithm's among the others.
+
+    Raises:
+        UsageError: its config.json is damaged.
+    """
+    path = run / "config.json"
+    try:
+        plain = json.loads(path.read_text())["settings"]
+        return {**plain, **plain["config"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: damaged, or not of a run") from error
 
 
 def table(places: Places) -> pd.DataFrame:
