@@ -18,6 +18,7 @@ import main
 from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.run.clock import Clock
+from a2c_ppo_acktr.run.config import hyperparameters
 from a2c_ppo_acktr.run.logger import Logger
 
 
@@ -105,9 +106,11 @@ def test_the_table_at_the_end_can_be_copied(tmp_path, monkeypatch, capsys, termi
         monkeypatch.setenv("FORCE_COLOR", "1")
     path = f"runs/{'long' * 20}/a [bold]name[/] :smile:"
     logger = Logger(tmp_path, "CartPole-v1", 1, 1000)
+    logger.say(f"continuing {path} at 0 steps")
     logger.close()
     logger.table({"run folder": path, "continue with": f"python main.py --resume '{path}'"})
-    lines = [re.sub("\x1b\\[[0-9;?]*[a-z]", "", line) for line in capsys.readouterr().out.splitlines()]
+    lines = [re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert f"continuing {path} at 0 steps" in lines
     assert lines[-2:] == [f"run folder     {path}", f"continue with  python main.py --resume '{path}'"]
 
 
@@ -120,6 +123,19 @@ def test_the_table_names_what_exists(tmp_path, monkeypatch, capsys):
     rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines()[-6:])
     assert Path(rows["checkpoint"].strip()).is_file()
     assert shlex.split(rows["continue with"]) == ["python", "main.py", "--resume", folder]
+
+
+def test_hyperparameters_are_what_is_learned_with():
+    line = "--algo ppo --env-name CartPole-v1 --env-kwargs a=1 --nn-base-kwargs hidden_size=32 --exp-name x"
+    plain = hyperparameters(arguments.to_plain(arguments.parse(line.split())))
+    assert plain["env_kwargs.a"] == 1
+    assert plain["nn_base_kwargs.hidden_size"] == 32
+    assert plain["clip_param"] == 0.2
+    assert plain["seed"] == 1
+    imitating = hyperparameters(arguments.to_plain(arguments.parse([*line.split(), "--gail"])))
+    assert "gail_epoch" in imitating
+    told = {"exp_name", "log_dir", "save_interval", "track", "config", "gail_config", "gail_epoch", "env_kwargs"}
+    assert not told & set(plain)
 
 
 def hparams_of(folder):

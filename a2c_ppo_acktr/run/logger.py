@@ -184,7 +184,7 @@ class Logger:
     def say(self, text: str) -> None:
         """One line for the user, above the progress bar."""
         if self.bar is not None:
-            self.bar.console.print(text, markup=False)
+            self.bar.console.print(Text(text), soft_wrap=True)
         else:
             print(text, flush=True)
 
