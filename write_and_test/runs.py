@@ -80,7 +80,7 @@ def table(places: Places) -> pd.DataFrame:
     for run, own in zip(runs, all_settings, strict=True):
         progress, flat = folder.progress(run), hyperparameters(own)
         step = int(progress.get("step", 0))
-        of = own["num_env_steps"] if _unit(own) == STEPS else own["config"]["epochs"]
+        of = own["num_env_steps"] if _unit(own) == STEPS else own["config"].get("epochs", np.nan)
         rows.append(
             {
                 "run": _name(run),
@@ -103,9 +103,9 @@ def _unit(own: Mapping[str, Any]) -> str:
 
 
 def _has_ended_itself(run: Path, own: Mapping[str, Any]) -> bool:
-    """Whether learning from demonstrations ended before its last epoch, as --patience has it."""
+    """Whether behavioral cloning ended before its last epoch, as --patience has it."""
     path = folder.latest_checkpoint(run)
-    if _unit(own) == STEPS or not path.is_file():
+    if own["algo"] != "bc" or not path.is_file():
         return False
     return bool(checkpoint.load(path, mmap=True)["algorithm"]["fit"]["finished"])
 
