@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import main
 from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.jobs import launcher
 from benchmarks import campaign, curves, records, runs
@@ -157,6 +158,19 @@ def test_a_folder_of_another_command_is_never_continued(tmp_path):
         launcher.Job(changed)
 
 
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+def test_training_selection_and_test_have_seeds_of_their_own(row, tmp_path):
+    for seed in row.seeds:
+        args = arguments.parse(shlex.split(row.command(seed))[2:])
+        training = {seed + i for i in range(args.num_processes)}
+        selection = {seed + args.num_processes + i for i in range(max(args.num_processes, main.EVAL_ENVS))}
+        command = runs.Run(row, seed, tmp_path).evaluate_command()
+        first = int(command[command.index("--seed") + 1])
+        test = {first + i for i in range(runs.EVALUATION_EPISODES)}
+        assert not training & selection
+        assert not test & (training | selection)
+
+
 def test_two_campaigns_do_not_run_the_same_seed_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.Run, "train_command", lambda self: ["sleep", "60"])
     job = launcher.Job(runs.Run(ROW, 1, tmp_path))
@@ -284,3 +298,11 @@ def test_the_reacher_rows_differ_in_the_time_limit_alone():
     )
     assert with_limits.config == dataclasses.replace(without.config, use_proper_time_limits=True)
     assert with_limits == dataclasses.replace(without, config=with_limits.config, preset="mujoco")
+
+
+def test_the_first_command_of_the_readme_is_a_row_of_ten_seeds():
+    readme = (campaign.HERE.parent / "README.md").read_text()
+    command = next(part for part in readme.split(" && ") if part.startswith("python main.py"))
+    row = ROWS["ppo-cartpole"]
+    assert f"{command} --seed 3 --torch-threads 1" == row.command(3)
+    assert row.seeds == tuple(range(1, 11))
