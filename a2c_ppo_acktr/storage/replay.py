@@ -164,7 +164,8 @@ class Buffer(ABC):
         """What the contents depend on."""
         slots = self.slots
         prioritized = self.tree is not None
-        return {"size": slots.size, "num_envs": slots.num_envs, "n_step": self.n_step, "prioritized": prioritized}
+        sizes = {"size": slots.size, "num_envs": slots.num_envs, "n_step": self.n_step, "prioritized": prioritized}
+        return sizes if slots.normalizer is None else sizes | {"as_given": True}  # older ones were kept normalized
 
     def state_dict(self) -> dict[str, Any] | None:
         """Everything, without a copy; None where it is not to be saved."""
@@ -260,7 +261,7 @@ class Replay(Buffer):
         slot, env = np.divmod(rows, slots.num_envs)
         window = slots.row(slot + np.arange(self.n_step)[:, None], env)
         returns, discounts, lengths = n_step_windows(
-            slots.rewards[window], slots.ended[window], slots.terminated[window], self.gamma
+            slots.rewarded(window), slots.ended[window], slots.terminated[window], self.gamma
         )
         return Transitions(
             to_tensor(slots.read(rows), self.device),
