@@ -272,6 +272,11 @@ def test_the_classic_preset_of_ppo_is_rl_zoos_for_cartpole():
     assert (config.clip_param, config.use_linear_clip_decay) == (0.2, True)  # lin_0.2
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_normalization_can_be_switched_off_for_every_algorithm_also_where_it_is_off(name):
+    assert not parse(f"--algo {name} --env-name CartPole-v1 --no-normalize-env").env.normalize_env
+
+
 def test_presets_are_the_recipes_and_flags_beside_them_win():
     recipe, preset = parse(RECIPES[3]), parse("--env-name Reacher-v2 --algo ppo --preset mujoco --num-env-steps 1e6")
     assert preset.config == recipe.config
