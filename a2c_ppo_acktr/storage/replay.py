@@ -137,8 +137,11 @@ class Buffer(ABC):
         return items, (weights / weights.max()).astype(np.float32)
 
     def _uniform(self, num: int) -> np.ndarray:
-        """Valid items, of draws among those of slots in use: most of them are."""
-        limit = -(-self.observations * len(self.valid) // (self.slots.size * self.slots.num_envs))
+        """Valid items: of draws among those that have begun, where most of these are valid, else from their list."""
+        apart = self.slots.size * self.slots.num_envs // len(self.valid)  # slots from one item to the next
+        limit = -(-self.slots.filled // apart) * self.slots.num_envs
+        if 2 * self.size < limit:
+            return np.random.choice(np.flatnonzero(self.valid), num)
         found = np.empty(0, np.int64)
         while len(found) < num:
             items = (np.random.random_sample(num + num // 4 + 4) * limit).astype(np.int64)
