@@ -100,7 +100,8 @@ def build(args: arguments.RunConfig) -> Iterator[Parts]:
         settings = arguments.to_plain(args)
         run = Run(args.log, settings, algorithm, collector, envs.normalizer, resumed, envs.camera)
         stack.callback(run.close)
-        run.logger.say(f"{describe(args.env.env_name, envs)}; {storage.describe()}")
+        for line in (f"{describe(args.env.env_name, envs)}; {storage.describe()}", *algorithm.remarks()):
+            run.logger.say(line)
         yield Parts(args, envs, algorithm, storage, collector, run)
 
 

@@ -70,6 +70,11 @@ class Demonstrations:
         return self.meta["frame_stack"]
 
     @property
+    def ends_known(self) -> bool:
+        """Whether it is known how episodes ended; files that lack final observations, as upstream's, do not tell."""
+        return self.meta.get("final_obs", True)
+
+    @property
     def obs(self) -> Tree:
         """`[S, ...]` what each step read; gathered anew at each call."""
         return self._observations(self.rows)
