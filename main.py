@@ -114,8 +114,9 @@ def make_algorithm(args: arguments.RunConfig, envs: Envs, demonstrations: Demons
     """The learner that the flags describe, which has studied what it is to imitate."""
     gail = args.gail_config if args.gail else None
     algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda), gail)
-    if demonstrations is not None:
-        algorithm.imitate(demonstrations.check(envs.observation_space, envs.action_space), envs.normalizer)
+    if demonstrations is not None and args.imitation is not None:
+        action_space = envs.action_space if args.imitation.reads_actions else None
+        algorithm.imitate(demonstrations.check(envs.observation_space, action_space), envs.normalizer)
     return algorithm
 
 

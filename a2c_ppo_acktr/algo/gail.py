@@ -96,6 +96,11 @@ class GAILConfig(ImitationConfig):
     )
     gail_absorbing: bool = flag(True, "let terminated episodes go on in an absorbing state: no bias to live or die")
 
+    @property
+    def reads_actions(self) -> bool:
+        """See `ImitationConfig`."""
+        return self.gail_input == "state-action"
+
     def without_effect(self) -> dict[str, str]:
         """Fields that the other settings switch off, with the reason."""
         reasons = {} if self.demonstrations is None else {"gail_experts_dir": "has no effect with --demonstrations"}

@@ -4,22 +4,20 @@ Memory is what `Slots` say; on top come the windows of n steps that are complete
 """
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from a2c_ppo_acktr.interfaces import EnvSpaces, Step, Tree
+from a2c_ppo_acktr.memory import available_memory
 from a2c_ppo_acktr.returns import n_step_windows
 from a2c_ppo_acktr.spaces import to_tensor
 from a2c_ppo_acktr.storage.priorities import SumTree
 from a2c_ppo_acktr.storage.slots import Slots, row_bytes
 from a2c_ppo_acktr.utils import UsageError
 
-CGROUP = Path("/sys/fs/cgroup")
 INDEX_BYTES = 10
 """Of a row: which windows are complete, and their weights with the sums over them."""
 SMALLEST_PRIORITY = 1e-6
@@ -311,14 +309,3 @@ def check_memory(capacity: int, each: int) -> None:
             f"--buffer-size {capacity}: needs {capacity * each / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
             f"at most {int(free / each)} fit"
         )
-
-
-def available_memory() -> int:
-    """Bytes that this process can still get, a container's limit included."""
-    free = psutil.virtual_memory().available
-    limit, stat = CGROUP / "memory.max", CGROUP / "memory.stat"
-    if limit.is_file() and (text := limit.read_text().strip()) != "max":
-        counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
-        used = int((CGROUP / "memory.current").read_text()) - int(counts.get("inactive_file", 0))  # files read once
-        free = min(free, int(text) - used)
-    return max(0, free)
