@@ -5,6 +5,8 @@ import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
+import numpy as np
+
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.acting.collect import Collector
 from a2c_ppo_acktr.envs import describe, make_vec_envs
@@ -23,10 +25,10 @@ from a2c_ppo_acktr.process import (
 )
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.clone import clone_parameters
-from a2c_ppo_acktr.run.run import Diverged, Run
+from a2c_ppo_acktr.run.run import Run
 from a2c_ppo_acktr.seeding import preserve_rng, seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import Diverged, UsageError
 from evaluate import evaluate
 
 EVAL_ENVS = 8
@@ -76,9 +78,10 @@ def loop(parts: Parts) -> Iterator[Progress]:
     while not algorithm.finished and collector.env_steps < args.num_env_steps:
         algorithm.schedule(collector.env_steps, args.num_env_steps)
         episodes = collector.collect()
-        metrics = algorithm.update(storage)
-        storage.after_update()
-        run.after_update(episodes, metrics)
+        with np.errstate(all="ignore"):  # a number that is none any more is `Run`'s to say, once and by its name
+            metrics = algorithm.update(storage)
+            storage.after_update()
+            run.after_update(episodes, metrics)
         if run.evaluation_due():
             run.record_evaluation(*evaluate_now(args, algorithm, envs))
         yield Progress(run.update, collector.env_steps, run.metrics, episodes)

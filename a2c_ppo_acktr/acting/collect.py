@@ -29,7 +29,8 @@ class Stepper:
 
     def step(self, explore: bool) -> tuple[Step, StepArrays]:
         """Act once in every environment; the step as learning sees it, and as the environments gave it."""
-        decision = self.algorithm.act(self.obs, self.carry, self.masks, self.signals, explore)
+        with np.errstate(all="ignore"):  # as torch has it: what diverges is found in the metrics
+            decision = self.algorithm.act(self.obs, self.carry, self.masks, self.signals, explore)
         arrays = self.envs.step_arrays(decision.action.cpu().numpy())
         ended = None
         if arrays.ended is not None:

@@ -148,11 +148,16 @@ class Buffer(ABC):
         return found[:num]
 
     def update_priorities(self, items: np.ndarray, priorities: np.ndarray) -> None:
-        """Give `items: [B]` new priorities `[B]`, before the exponent; those that were lost meanwhile stay so."""
+        """Give `items: [B]` new priorities `[B]`, before the exponent; those that were lost meanwhile stay so.
+
+        What is no number is no priority: a network that has diverged says so by its loss, and can still be asked.
+        """
         assert self.tree is not None
         assert priorities.shape == items.shape
         priorities = priorities.astype(np.float64) + SMALLEST_PRIORITY
-        self.max_priority = max(self.max_priority, float(priorities.max()))
+        finite = np.isfinite(priorities)
+        items, priorities = items[finite], priorities[finite]
+        self.max_priority = max(self.max_priority, float(priorities.max(initial=0.0)))
         self.tree.set(items, np.where(self.valid[items], priorities**self.alpha, 0.0))
 
     def describe(self) -> str:
