@@ -10,7 +10,7 @@ import numpy as np
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.acting.collect import Collector
 from a2c_ppo_acktr.envs import describe, make_vec_envs
-from a2c_ppo_acktr.envs.families import kind_of_observations
+from a2c_ppo_acktr.envs.families import kind_of_observations, resolve
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.envs.video.rendering import prepare_rendering
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations
@@ -110,7 +110,13 @@ def build(args: arguments.RunConfig) -> Iterator[Parts]:
 
 def load_demonstrations(args: arguments.RunConfig) -> Demonstrations | None:
     """What to imitate, if anything; before any environment starts."""
-    return args.imitation.load(args.env.env_name, args.seed) if args.imitation is not None else None
+    if args.imitation is None:
+        return None
+    name = args.env.env_name
+    found = args.imitation.load(name, args.seed)
+    if other := found.recorded_elsewhere({name, resolve(name)}, args.env.env_kwargs):
+        print(f"warning: demonstrations {found.source}: recorded in {other}, not in this {name}", file=sys.stderr)
+    return found
 
 
 def make_algorithm(args: arguments.RunConfig, envs: Envs, demonstrations: Demonstrations | None) -> algo.Algorithm:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,7 +35,8 @@ class ImitationConfig:
     def load(self, env_name: str, seed: int) -> "Demonstrations":
         """What the flags name; `UsageError` where it is missing or damaged."""
         source = self.demonstrations or find(self.gail_experts_dir, env_name)
-        return load(source, self.num_trajectories, self.subsample, np.random.default_rng(seed))
+        shown = load(source, self.num_trajectories, self.subsample, np.random.default_rng(seed))
+        return dataclasses.replace(shown, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +67,8 @@ class Demonstrations:
     """[E] raw returns of the whole episodes."""
     deaths: np.ndarray
     """[E] how many steps of the whole episodes were terminated."""
+    seed: int
+    """Of what is drawn among them."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,6 +82,13 @@ class Demonstrations:
     def ends_known(self) -> bool:
         """Whether it is known how episodes ended; files that lack final observations, as upstream's, do not tell."""
         return self.meta.get("final_obs", True)
+
+    def recorded_elsewhere(self, env_names: Collection[str], env_kwargs: Mapping[str, Any]) -> str | None:
+        """What they were recorded in, where it is known to be another environment or one of other settings."""
+        name, kwargs = self.meta.get("env_name"), self.meta.get("env_kwargs")
+        if (name is None or name in env_names) and (kwargs is None or kwargs == env_kwargs):
+            return None
+        return " ".join([str(name), *(f"{key}={value}" for key, value in (kwargs or {}).items())])
 
     @property
     def obs(self) -> Tree:
@@ -246,5 +256,6 @@ def _join(source: str | Path, trajectories: Sequence[Trajectory], meta: dict[str
         lengths=lengths,
         returns=np.array([t.episode_return for t in trajectories]),
         deaths=np.array([np.count_nonzero(t.terminated) for t in trajectories]),
+        seed=0,
         **arrays,
     )
