@@ -147,6 +147,7 @@ class Recorder:
             "masks": _numpy(step.masks),
             **tree_map(_numpy, step.extras),
             "auxiliary_truths": tree_map(_numpy, step.signals.get(AUXILIARY, {})),
+            "signals": {name: tree_map(_numpy, one) for name, one in step.signals.items() if name != AUXILIARY},
         }
         for env, rows in enumerate(self.running):
             if len(self.episodes[env]) < self.quota[env]:
