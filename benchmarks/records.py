@@ -103,6 +103,8 @@ def line(row: Row, found: Iterable[Record], seeds: Sequence[int]) -> Line:
         state += f", {len(finished) - len(values)} with too few episodes for a value"
     if running is not None:
         state += f", one at {running:,} steps"
+    if row.stale:
+        state += f"; OF BEFORE: {row.stale}"
     return Line(
         row=row.name,
         compared=METRICS[row.metric],
@@ -116,18 +118,40 @@ def line(row: Row, found: Iterable[Record], seeds: Sequence[int]) -> Line:
     )
 
 
+def figures(one: Line) -> tuple[str, str]:
+    """Mean and spread, and the value of each seed."""
+    mean = "no value yet" if one.mean is None else f"{one.mean:.2f}"
+    spread = "" if one.spread is None else f" ± {one.spread:.2f}"
+    return mean + spread, ", ".join(f"{value:.2f}" for value in one.values)
+
+
+def markdown(lines: Iterable[Line]) -> str:
+    """The same as `table`, as a page."""
+    page = [
+        "# Every row",
+        "",
+        "Written by `python benchmarks/campaign.py --page`: all rows of `rows.py`, none chosen, finished or not, with",
+        "every seed that counts. What is `OF BEFORE` was made by settings that have changed since.",
+        "",
+        "| row | steps | mean ± std | each seed | published | of what | state |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in lines:
+        cells = one.row, one.steps, *figures(one), one.published, one.compared, one.state
+        page.append(f"| {' | '.join(cells)} |")
+    return "\n".join(page) + "\n"
+
+
 def table(lines: Iterable[Line], title: str) -> Table:
     """Rows against published figures."""
     view = Table(title=title, show_lines=True)
     for name in ("row", "mean ± std (each seed)", "published", "state"):
         view.add_column(name)
     for one in lines:
-        mean = "no value yet" if one.mean is None else f"{one.mean:.2f}"
-        spread = "" if one.spread is None else f" ± {one.spread:.2f}"
-        values = f"\n({', '.join(f'{value:.2f}' for value in one.values)})" if one.values else ""
+        mean, values = figures(one)
         view.add_row(
             f"{one.row}\n{one.steps} steps, {one.compared}",
-            mean + spread + values,
+            mean + (f"\n({values})" if values else ""),
             f"{one.published}\n{one.source}",
             one.state,
             style=None if one.state == "finished" else "yellow",

@@ -285,6 +285,20 @@ def test_results_of_a_command_that_has_changed_do_not_count():
     assert (line.mean, line.state) == (None, "UNFINISHED 0/1 seeds")
 
 
+def test_results_of_settings_that_have_changed_under_the_same_command_are_marked():
+    row = dataclasses.replace(ROW, stale="another rate")
+    line = records.line(row, [make_record(k, -4.0, row=row) for k in (1, 2, 3)], (1, 2, 3))
+    assert line.state == "finished; OF BEFORE: another rate"
+
+
+def test_the_page_of_results_has_every_row_and_is_what_the_results_say():
+    """FAIL means: `python benchmarks/campaign.py --page` is to be run, or a row was left out."""
+    page = (campaign.HERE / "results" / "README.md").read_text()
+    assert page == campaign.page()
+    for name in ROWS:
+        assert f"| {name} | " in page
+
+
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_commands_of_rows_are_accepted(row):
     args = arguments.parse(shlex.split(row.command(1))[2:])
