@@ -74,17 +74,22 @@ def train(args: arguments.RunConfig) -> Generator[Progress, None, None]:
 
 def loop(parts: Parts) -> Iterator[Progress]:
     """The loop of every algorithm."""
-    args, envs, algorithm, storage, collector, run = parts
+    args, envs, algorithm, _, collector, run = parts
     while not algorithm.finished and collector.env_steps < args.num_env_steps:
         algorithm.schedule(collector.env_steps, args.num_env_steps)
         episodes = collector.collect()
-        with np.errstate(all="ignore"):  # a number that is none any more is `Run`'s to say, once and by its name
-            metrics = algorithm.update(storage)
-            storage.after_update()
-            run.after_update(episodes, metrics)
+        learn(parts, episodes)
         if run.evaluation_due():
             run.record_evaluation(*evaluate_now(args, algorithm, envs))
         yield Progress(run.update, collector.env_steps, run.metrics, episodes)
+
+
+@np.errstate(all="ignore")  # what stops being a number is `Run`'s to say, once and by its name
+def learn(parts: Parts, episodes: list[Episode]) -> None:
+    """Update the algorithm by what was collected, and take down what came of it."""
+    metrics = parts.algorithm.update(parts.storage)
+    parts.storage.after_update()
+    parts.run.after_update(episodes, metrics)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,9 @@ def available_memory() -> int:
         counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
         used = int((CGROUP / "memory.current").read_text()) - int(counts.get("inactive_file", 0))  # files read once
         free = min(free, int(text) - used)
+    older = CGROUP / "memory"  # version 1
+    if (limit := older / "memory.limit_in_bytes").is_file():  # a number beyond every machine where there is none
+        free = min(free, int(limit.read_text()) - int((older / "memory.usage_in_bytes").read_text()))
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most != resource.RLIM_INFINITY:
         free = min(free, most - psutil.Process().memory_info().vms)

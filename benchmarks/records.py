@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from a2c_ppo_acktr.files import write_atomically
 from benchmarks.rows import Row
 
 METRICS = {
@@ -69,13 +70,22 @@ def merge(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
 
 def write(path: Path, records: Iterable[Record]) -> None:
     """Write the records of a row."""
+    rows: list[Iterable[object]] = [Record._fields]
+    for record in records:
+        value = "" if record.value is None else f"{record.value:.4f}"
+        rows.append((record._asdict() | {"seconds": round(record.seconds, 1), "value": value}).values())
+    write_rows(path, rows)
+
+
+def write_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV so that it holds either the old rows or the new ones, whole, at every moment."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Record._fields)
-        for record in records:
-            value = "" if record.value is None else f"{record.value:.4f}"
-            writer.writerow((record._asdict() | {"seconds": round(record.seconds, 1), "value": value}).values())
+    write_atomically(path, write)
 
 
 class Line(NamedTuple):

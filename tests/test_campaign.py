@@ -250,6 +250,23 @@ def test_records_survive_a_csv(tmp_path):
     assert records.read(tmp_path / "missing.csv") == []
 
 
+def test_results_are_whole_at_every_moment(tmp_path, monkeypatch):
+    """A kill in the middle of writing leaves what was there."""
+    records.write(tmp_path / "row.csv", [make_record(1, -4.5)])
+    before = (tmp_path / "row.csv").read_bytes()
+
+    def broken():
+        yield make_record(1, -4.0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        records.write(tmp_path / "row.csv", broken())
+    monkeypatch.setattr(records, "write_atomically", lambda path, write: write(tmp_path / "beside"))
+    records.write(tmp_path / "row.csv", [make_record(2, -1.0)])
+    assert (tmp_path / "row.csv").read_bytes() == before
+    assert [one.seed for one in records.read(tmp_path / "beside")] == [2]
+
+
 def test_a_finished_record_gives_way_only_to_a_finished_one():
     finished, running, newer = make_record(1, -4.5), make_record(1, -60.0, finished=False), make_record(1, -4.0)
     assert records.merge([finished], [running]) == [finished]

@@ -186,6 +186,16 @@ def test_available_memory_is_the_containers_where_that_is_less(monkeypatch, tmp_
     assert available_memory() == free
 
 
+def test_a_container_of_the_older_kind_has_a_limit_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("3000\n")
+    for limit, free in ((9223372036854771712, 9000), (5000, 2000)):
+        (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        assert available_memory() == free
+
+
 def test_memory_that_only_holds_files_is_free(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from a2c_ppo_acktr.interfaces import Actor, Ended, Environments, Episode, Original, Step, StepArrays
+from a2c_ppo_acktr.interfaces import Actor, Decision, Ended, Environments, Episode, Original, Step, StepArrays
 from a2c_ppo_acktr.spaces import to_tensor, tree_map
 
 
@@ -29,8 +29,7 @@ class Stepper:
 
     def step(self, explore: bool) -> tuple[Step, StepArrays]:
         """Act once in every environment; the step as learning sees it, and as the environments gave it."""
-        with np.errstate(all="ignore"):  # as torch has it: what diverges is found in the metrics
-            decision = self.algorithm.act(self.obs, self.carry, self.masks, self.signals, explore)
+        decision = self._act(explore)
         arrays = self.envs.step_arrays(decision.action.cpu().numpy())
         ended = None
         if arrays.ended is not None:
@@ -60,6 +59,10 @@ class Stepper:
             self.masks = self.ongoing.index_fill(0, ended.indices, 0.0)
         self.signals = to_tensor(arrays.signals, self.device)
         return step, arrays
+
+    @np.errstate(all="ignore")  # as torch has it: what diverges is found in the metrics
+    def _act(self, explore: bool) -> Decision:
+        return self.algorithm.act(self.obs, self.carry, self.masks, self.signals, explore)
 
     def _as_given(self) -> Original | None:
         """What the environments gave in the step that was just taken, before it was normalized or stacked."""

@@ -11,6 +11,7 @@ and rewards are normalized, they are kept as the environments gave them and norm
 stored early and what was stored late is then told by the same, present statistics.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Slots:
         step = step if self.normalizer is None else step.as_given()
         if not self.standing:
             self._begin(step)
-        if not np.isfinite(step.reward).all():
+        if not math.isfinite(np.add.reduce(step.reward)) and not np.isfinite(step.reward).all():
             env = int(np.flatnonzero(~np.isfinite(step.reward))[0])
             raise Diverged(f"the reward of environment {env} is {step.reward[env]}, of which nothing can be learned")
         at, after = self.row(self.cursor, self.envs), self.row(self.cursor + 1, self.envs)
