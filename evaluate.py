@@ -74,7 +74,7 @@ def evaluate(
         data_callback returned last as `data`, and lists of one tree `[L, ...]` per episode: obs and
         obs_normalized `[L + 1, ...]`, actions, action_log_probs, action_probs (mean and std of continuous actions),
         rewards, rnn_hxs (also as hidden_states), dones, masks, values, actor_features, activations by side and depth,
-        auxiliary_preds by head, auxiliary_truths by target, states by name.
+        auxiliary_preds by head, auxiliary_truths by target, signals by name (such as action_mask), states by name.
     """
     if num_episodes is None and evaluate_steps is None:
         raise UsageError("evaluate: one of num_episodes and evaluate_steps is needed")

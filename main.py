@@ -5,10 +5,12 @@ import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
+import numpy as np
+
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.acting.collect import Collector
 from a2c_ppo_acktr.envs import describe, make_vec_envs
-from a2c_ppo_acktr.envs.families import kind_of_observations
+from a2c_ppo_acktr.envs.families import kind_of_observations, resolve
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.envs.video.rendering import prepare_rendering
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations
@@ -23,10 +25,10 @@ from a2c_ppo_acktr.process import (
 )
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.clone import clone_parameters
-from a2c_ppo_acktr.run.run import Diverged, Run
+from a2c_ppo_acktr.run.run import Run
 from a2c_ppo_acktr.seeding import preserve_rng, seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import Diverged, UsageError
 from evaluate import evaluate
 
 EVAL_ENVS = 8
@@ -72,16 +74,22 @@ def train(args: arguments.RunConfig) -> Generator[Progress, None, None]:
 
 def loop(parts: Parts) -> Iterator[Progress]:
     """The loop of every algorithm."""
-    args, envs, algorithm, storage, collector, run = parts
+    args, envs, algorithm, _, collector, run = parts
     while not algorithm.finished and collector.env_steps < args.num_env_steps:
         algorithm.schedule(collector.env_steps, args.num_env_steps)
         episodes = collector.collect()
-        metrics = algorithm.update(storage)
-        storage.after_update()
-        run.after_update(episodes, metrics)
+        learn(parts, episodes)
         if run.evaluation_due():
             run.record_evaluation(*evaluate_now(args, algorithm, envs))
         yield Progress(run.update, collector.env_steps, run.metrics, episodes)
+
+
+@np.errstate(all="ignore")  # what stops being a number is `Run`'s to say, once and by its name
+def learn(parts: Parts, episodes: list[Episode]) -> None:
+    """Update the algorithm by what was collected, and take down what came of it."""
+    metrics = parts.algorithm.update(parts.storage)
+    parts.storage.after_update()
+    parts.run.after_update(episodes, metrics)
 
 
 @contextlib.contextmanager
@@ -100,21 +108,29 @@ def build(args: arguments.RunConfig) -> Iterator[Parts]:
         settings = arguments.to_plain(args)
         run = Run(args.log, settings, algorithm, collector, envs.normalizer, resumed, envs.camera)
         stack.callback(run.close)
-        run.logger.say(f"{describe(args.env.env_name, envs)}; {storage.describe()}")
+        for line in (f"{describe(args.env.env_name, envs)}; {storage.describe()}", *algorithm.remarks()):
+            run.logger.say(line)
         yield Parts(args, envs, algorithm, storage, collector, run)
 
 
 def load_demonstrations(args: arguments.RunConfig) -> Demonstrations | None:
     """What to imitate, if anything; before any environment starts."""
-    return args.imitation.load(args.env.env_name, args.seed) if args.imitation is not None else None
+    if args.imitation is None:
+        return None
+    name = args.env.env_name
+    found = args.imitation.load(name, args.seed)
+    if other := found.recorded_elsewhere({name, resolve(name)}, args.env.env_kwargs):
+        print(f"warning: demonstrations {found.source}: recorded in {other}, not in this {name}", file=sys.stderr)
+    return found
 
 
 def make_algorithm(args: arguments.RunConfig, envs: Envs, demonstrations: Demonstrations | None) -> algo.Algorithm:
     """The learner that the flags describe, which has studied what it is to imitate."""
     gail = args.gail_config if args.gail else None
     algorithm = algo.make(args.algo, args.config, envs.spaces, pick_device(args.cuda), gail)
-    if demonstrations is not None:
-        algorithm.imitate(demonstrations.check(envs.observation_space, envs.action_space), envs.normalizer)
+    if demonstrations is not None and args.imitation is not None:
+        action_space = envs.action_space if args.imitation.reads_actions else None
+        algorithm.imitate(demonstrations.check(envs.observation_space, action_space), envs.normalizer)
     try:
         algorithm.state_dict()
     except TypeError as error:

@@ -85,7 +85,7 @@ def add_flags(group: Any, config: type, defaults: dict[str, Any], only: set[str]
         text = meta["help"] + (f" (default: {shown})" if shown != "" and "(default:" not in meta["help"] else "")
         text = text.replace("%", "%%")
         if _without_none(kind) is bool:
-            action = "store_true" if default is False else argparse.BooleanOptionalAction
+            action = "store_true" if default is own is False else argparse.BooleanOptionalAction
             group.add_argument(name, action=action, help=text)
         elif field.name == "resume":
             group.add_argument(name, "--cont", nargs="?", const="", metavar="RUN", help=text)

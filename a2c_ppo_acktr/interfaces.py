@@ -32,6 +32,8 @@ class EnvSpaces(NamedTuple):
     """Images that an observation stacks on its channel axis, oldest first."""
     clip_actions: bool = True
     """Whether continuous actions are kept within their bounds before the environments see them."""
+    normalizer: Any = None
+    """The moving statistics by which observations and rewards are normalized (a `Normalizer`), if they are."""
 
 
 class EndedArrays(NamedTuple):
@@ -83,6 +85,15 @@ class Ended(NamedTuple):
     """[E, ...] signals that came with `final_obs`."""
 
 
+class Original(NamedTuple):
+    """Arrays of a step as the environments gave them, before anything changed them."""
+
+    obs: Tree
+    reward: np.ndarray
+    next_obs: Tree
+    final_obs: Tree | None
+
+
 class Step(NamedTuple):
     """One step of N environments as a storage sees it: tensors from the learner, arrays from the environments."""
 
@@ -104,6 +115,16 @@ class Step(NamedTuple):
     next_signals: dict[str, Tree]
     """Arrays that came with `next_obs`."""
     ended: Ended | None
+    original: Original | None = None
+    """None where nothing changed what the environments gave."""
+
+    def as_given(self) -> "Step":
+        """The step as the environments gave it: what a storage keeps that outlasts the statistics of the time."""
+        if self.original is None:
+            return self
+        obs, reward, next_obs, final_obs = self.original
+        ended = self.ended and self.ended._replace(final_obs=final_obs)
+        return self._replace(obs=obs, reward=reward, next_obs=next_obs, ended=ended)
 
 
 class Episode(NamedTuple):
@@ -140,8 +161,8 @@ class Environments(Protocol):
         """Arrays that came with the latest observations."""
 
     @property
-    def original(self) -> tuple[Tree, Tree] | None:
-        """The latest observations, and final ones, as they were given; None where nothing changed them."""
+    def original(self) -> tuple[Tree, Tree, np.ndarray | None] | None:
+        """The latest observations, final ones and rewards as they were given; None where nothing changed them."""
 
     def reset(self) -> Tree:
         """Begin a new episode everywhere; the first observations."""

@@ -83,6 +83,10 @@ class Normalizer:
             self.returns = self.returns * self.gamma + reward
             self.return_rms.update(self.returns)
             self.returns[ended] = 0.0
+        return self.scale_reward(reward)
+
+    def scale_reward(self, reward: np.ndarray) -> np.ndarray:
+        """`reward: [...]` by the present deviation, clipped."""
         scaled = reward / np.sqrt(self.return_rms.var + self.epsilon)
         return np.minimum(np.maximum(scaled, -self.clip), self.clip)
 

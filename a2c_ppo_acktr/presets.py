@@ -25,9 +25,9 @@ PRESETS: dict[str, dict[str, str]] = {
         "atari": "--num-processes 32 --num-steps 20",
     },
     "ppo": {
-        # Stable-Baselines3's RL Zoo, CartPole-v1 (the zoo decays the clip range too)
+        # Stable-Baselines3's RL Zoo, CartPole-v1; the value loss and time limits stay as in `algo/ppo.py`
         "classic": "--num-processes 8 --num-steps 32 --num-mini-batch 1 --ppo-epoch 20 --lr 1e-3 --gamma 0.98 "
-        "--use-gae --gae-lambda 0.8 --entropy-coef 0 --use-linear-lr-decay --no-normalize-env",
+        "--use-gae --gae-lambda 0.8 --entropy-coef 0 --use-linear-lr-decay --use-linear-clip-decay --no-normalize-env",
         # upstream's README
         "mujoco": "--use-gae --num-steps 2048 --num-processes 1 --lr 3e-4 --entropy-coef 0 --value-loss-coef 0.5 "
         "--ppo-epoch 10 --num-mini-batch 32 --gamma 0.99 --gae-lambda 0.95 --use-linear-lr-decay "

@@ -15,6 +15,10 @@ class UsageError(Exception):
     """The user asked for something impossible: one line that says what would be accepted, exit code 2."""
 
 
+class Diverged(RuntimeError):
+    """A number that is learned from, or by, stopped being one."""
+
+
 def init_orthogonal(module: ModuleT, gain: float = math.sqrt(2)) -> ModuleT:
     """Give `module` orthogonal weights of the given gain and zero biases (Saxe et al. 2014); returns it."""
     for name, parameter in module.named_parameters(recurse=False):

@@ -2,8 +2,8 @@
 
 Runs the rows of `rows.py`, a few processes at a time, of one thread each where the row does not say otherwise. Ctrl-C
 saves and stops; the same command continues. Each row's results go to `results/<row>.csv`, its learning curves to
-`results/<row>_curves.csv`. `--table` and `--plot` show what there is. `--steps` makes a short trial, kept apart from
-the results.
+`results/<row>_curves.csv`. `--table`, `--page` and `--plot` show what there is. `--steps` makes a short trial, kept
+apart from the results.
 """
 
 import argparse
@@ -125,6 +125,13 @@ def report(plan: Plan, console: Console) -> None:
     console.print(records.table(lines, title))
 
 
+def page() -> str:
+    """All rows and what they have given, from the results alone."""
+    plan = make_plan(list(ROWS), None, None)
+    stored = {row.name: records.read(plan.results / f"{row.name}.csv") for row in plan.rows}
+    return records.markdown(records.line(row, stored[row.name], row.seeds) for row in plan.rows)
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """`3` is seeds 1, 2, 3; `4,7` is these two, and `4,` is one."""
     numbers = tuple(int(part) for part in text.split(",") if part)
@@ -143,6 +150,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=lambda text: int(float(text)), help="a trial of so many steps, kept apart")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each (default: %(default)s)")
     parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--page", action="store_true", help="only write results/README.md: the table of all rows")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="only draw the learning curves")
     parser.add_argument(
         "--against", type=Path, metavar="FOLDER", help="with --plot: results of other code beside these"
@@ -161,6 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(argv)
     plan = make_plan(options.rows, options.seeds, options.steps)
     console = Console()
+    if options.page:
+        (HERE / "results" / "README.md").write_text(page())
+        return 0
     if options.plot is not None:
         drawn = curves.plot(options.rows, plan.results, options.plot, options.against, options.together)
         print(f"{options.plot}: {', '.join(drawn)}" if drawn else "no finished run of these rows: nothing drawn")

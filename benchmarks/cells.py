@@ -2,7 +2,8 @@
 
 Both sides do the same mathematics in float32 (but for the bfloat16 cells): equal networks, batch sizes and numbers of
 gradient steps; a constant learning rate; advantages normalized per minibatch and an unclipped value function in PPO
-(Stable-Baselines3's way); truncated episodes bootstrapped. What stays different:
+(Stable-Baselines3's way); truncated episodes bootstrapped; DQN's chance of a random action, which needs no network, the
+same at every step. What stays different:
 
 1. Stable-Baselines3's A2C has `gae_lambda` 1, which is the n-step return that the project computes.
 2. Its PPO value loss carries no factor 1/2; the project's does. A constant in the loss, no work.
@@ -11,12 +12,18 @@ gradient steps; a constant learning rate; advantages normalized per minibatch an
 5. ACKTR, which nobody maintains, is measured beside A2C with the same rollouts, which has less to compute; GAIL beside
    its learner, PPO, which has no discriminator to train.
 6. Its DQN with `optimize_memory_usage` keeps stacks of 4 images once per step, the project single images.
-7. The project tells glibc to keep freed memory and OpenMP's idle threads to give way sooner, as `main.py` does; the
+7. Neither side evaluates. `main.py` with a cell's flags does: Q-learning on vectors every ten updates.
+8. ALE's own vector environment, which the project steps Pong by, has a thread pool of its own, as many threads as there
+   are cores up to one for each game, also where `threads` is 1, and for the bound; the peer steps game by game.
+9. The project tells glibc to keep freed memory and OpenMP's idle threads to give way sooner, as `main.py` does; the
    peer runs as its users run it.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
+
+FOREVER = 10**9
+"""Environment steps that both sides are told to train for; a measurement ends sooner."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,10 @@ def _sb3_ppo(**settings: Any) -> dict[str, Any]:
     return {"vf_coef": 0.5, "max_grad_norm": 0.5, "gamma": 0.99, "gae_lambda": 0.95} | settings
 
 
-def _sb3_dqn(**settings: Any) -> dict[str, Any]:
+def _sb3_dqn(epsilon_steps: int, epsilon_end: float, **settings: Any) -> dict[str, Any]:
     """One gradient step per `train_freq` steps; Adam with epsilon 1e-8 is its policies' default."""
-    return {"gradient_steps": 1, "gamma": 0.99, "max_grad_norm": 10} | settings
+    exploration = {"exploration_fraction": epsilon_steps / FOREVER, "exploration_final_eps": epsilon_end}
+    return {"gradient_steps": 1, "gamma": 0.99, "max_grad_norm": 10} | exploration | settings
 
 
 _CARTPOLE = (
@@ -89,6 +97,8 @@ _DQN_PONG = (
     "--target-update-interval 2500"
 )
 _SB3_DQN_PONG = _sb3_dqn(
+    250_000,
+    0.01,
     batch_size=32,
     train_freq=4,
     learning_starts=1000,
@@ -139,6 +149,8 @@ _CELLS = [
             "DQN",
             "MlpPolicy",
             _sb3_dqn(
+                8_000,
+                0.04,
                 batch_size=64,
                 train_freq=1,
                 learning_starts=1000,

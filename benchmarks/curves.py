@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.records import write_rows
 from benchmarks.rows import ROWS
 
 RECENT_EPISODES = 100
@@ -68,12 +69,8 @@ def read_curves(path: Path) -> dict[int, Curve]:
 def write_curve(path: Path, row: str, seed: int, points: Curve) -> None:
     """Add or replace the curve of one seed."""
     curves = read_curves(path) | {seed: points}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(CURVE_COLUMNS)
-        for one in sorted(curves):
-            writer.writerows((row, one, step, f"{value:.4f}") for step, value in curves[one])
+    found = [(row, one, step, f"{value:.4f}") for one in sorted(curves) for step, value in curves[one]]
+    write_rows(path, [CURVE_COLUMNS, *found])
 
 
 def band(curves: Iterable[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -31,11 +31,10 @@ from a2c_ppo_acktr.envs import families
 from a2c_ppo_acktr.optim.adam import Adam
 from a2c_ppo_acktr.process import set_threads
 from a2c_ppo_acktr.storage import RolloutStorage
-from benchmarks.cells import CELLS, Cell
+from benchmarks.cells import CELLS, FOREVER, Cell
 
 WARMUP_UPDATES = 2
 BOUND_ACTIONS = 256
-FOREVER = 10**9
 
 
 class Stopwatch:

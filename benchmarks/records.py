@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from a2c_ppo_acktr.files import write_atomically
 from benchmarks.rows import Row
 
 METRICS = {
@@ -69,13 +70,22 @@ def merge(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
 
 def write(path: Path, records: Iterable[Record]) -> None:
     """Write the records of a row."""
+    rows: list[Iterable[object]] = [Record._fields]
+    for record in records:
+        value = "" if record.value is None else f"{record.value:.4f}"
+        rows.append((record._asdict() | {"seconds": round(record.seconds, 1), "value": value}).values())
+    write_rows(path, rows)
+
+
+def write_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV so that it holds either the old rows or the new ones, whole, at every moment."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Record._fields)
-        for record in records:
-            value = "" if record.value is None else f"{record.value:.4f}"
-            writer.writerow((record._asdict() | {"seconds": round(record.seconds, 1), "value": value}).values())
+    write_atomically(path, write)
 
 
 class Line(NamedTuple):
@@ -103,6 +113,8 @@ def line(row: Row, found: Iterable[Record], seeds: Sequence[int]) -> Line:
         state += f", {len(finished) - len(values)} with too few episodes for a value"
     if running is not None:
         state += f", one at {running:,} steps"
+    if row.stale:
+        state += f"; OF BEFORE: {row.stale}"
     return Line(
         row=row.name,
         compared=METRICS[row.metric],
@@ -116,18 +128,40 @@ def line(row: Row, found: Iterable[Record], seeds: Sequence[int]) -> Line:
     )
 
 
+def figures(one: Line) -> tuple[str, str]:
+    """Mean and spread, and the value of each seed."""
+    mean = "no value yet" if one.mean is None else f"{one.mean:.2f}"
+    spread = "" if one.spread is None else f" ± {one.spread:.2f}"
+    return mean + spread, ", ".join(f"{value:.2f}" for value in one.values)
+
+
+def markdown(lines: Iterable[Line]) -> str:
+    """The same as `table`, as a page."""
+    page = [
+        "# Every row",
+        "",
+        "Written by `python benchmarks/campaign.py --page`: all rows of `rows.py`, none chosen, finished or not, with",
+        "every seed that counts. What is `OF BEFORE` was made by settings that have changed since.",
+        "",
+        "| row | steps | mean ± std | each seed | published | of what | state |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in lines:
+        cells = one.row, one.steps, *figures(one), one.published, one.compared, one.state
+        page.append(f"| {' | '.join(cells)} |")
+    return "\n".join(page) + "\n"
+
+
 def table(lines: Iterable[Line], title: str) -> Table:
     """Rows against published figures."""
     view = Table(title=title, show_lines=True)
     for name in ("row", "mean ± std (each seed)", "published", "state"):
         view.add_column(name)
     for one in lines:
-        mean = "no value yet" if one.mean is None else f"{one.mean:.2f}"
-        spread = "" if one.spread is None else f" ± {one.spread:.2f}"
-        values = f"\n({', '.join(f'{value:.2f}' for value in one.values)})" if one.values else ""
+        mean, values = figures(one)
         view.add_row(
             f"{one.row}\n{one.steps} steps, {one.compared}",
-            mean + spread + values,
+            mean + (f"\n({values})" if values else ""),
             f"{one.published}\n{one.source}",
             one.state,
             style=None if one.state == "finished" else "yellow",

@@ -18,6 +18,9 @@ from benchmarks.records import METRICS, Record
 from benchmarks.rows import Row
 
 EVALUATION_EPISODES = 100
+TEST_SEED = 10_000
+"""Of the environments in which results are measured: far from those of training, which begin at a run's seed, and from
+those of the evaluations that choose its best checkpoint, which follow them."""
 
 
 class Changed(Exception):
@@ -69,7 +72,8 @@ class Run:
         """Evaluate the finished training, or the best checkpoint that it kept."""
         agent = self.folder / "checkpoints" / "best.pt" if self.row.metric == "best" else self.folder
         target = ["--load-dir", str(agent), "--json", str(self.folder / "evaluation.json")]
-        return [sys.executable, "evaluate.py", *target, "--num-episodes", str(EVALUATION_EPISODES)]
+        episodes = ["--num-episodes", str(EVALUATION_EPISODES), "--seed", str(TEST_SEED)]
+        return [sys.executable, "evaluate.py", *target, *episodes]
 
     def begin(self) -> list[list[str]]:
         """Note command and commit; set a run aside that died before its first checkpoint; the commands to run."""

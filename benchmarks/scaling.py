@@ -17,6 +17,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
 from benchmarks.cells import CELLS
 from benchmarks.provenance import machine
+from benchmarks.records import write_rows
 from benchmarks.throughput import run_worker
 
 CSV = Path(__file__).resolve().parent / "scaling.csv"
@@ -55,11 +56,8 @@ def store(row: dict[str, Any]) -> None:
     """Put a point into the CSV, in the place of an older one."""
     name = (row["cell"], row["who"], str(row["num_envs"]))
     kept = [old for old in read() if (old["cell"], old["who"], old["num_envs"]) != name]
-    with CSV.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        rows = [*kept, row]
-        writer.writerows(sorted(rows, key=lambda r: (r["cell"], r["who"], int(r["num_envs"]))))
+    rows = sorted([*kept, row], key=lambda r: (r["cell"], r["who"], int(r["num_envs"])))
+    write_rows(CSV, [COLUMNS, *([one.get(name, "") for name in COLUMNS] for one in rows)])
 
 
 def plot(target: Path) -> None:

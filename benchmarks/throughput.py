@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, 
 from a2c_ppo_acktr import RUNTIME
 from benchmarks.cells import CELLS, Cell
 from benchmarks.provenance import ROOT, OtherProcesses, machine
+from benchmarks.records import write_rows
 
 DEFAULT_OUT = Path(__file__).resolve().parent / "throughput.csv"
 LEAST_SECONDS, LEAST_REPEATS = 10.0, 3
@@ -157,12 +158,9 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     if path.exists():
         with path.open(newline="") as file:
             kept = [row for row in csv.DictReader(file) if row["cell"] not in measured]
-    path.parent.mkdir(parents=True, exist_ok=True)
     order = list(CELLS)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(sorted(kept + rows, key=lambda row: order.index(row["cell"]) if row["cell"] in order else -1))
+    found = sorted(kept + rows, key=lambda row: order.index(row["cell"]) if row["cell"] in order else -1)
+    write_rows(path, [COLUMNS, *([row.get(name, "") for name in COLUMNS] for row in found)])
 
 
 def table(results: dict[str, tuple[list[Measurement], Summary]], title: str) -> Table:

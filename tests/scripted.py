@@ -45,6 +45,7 @@ class Scripted:
     """
 
     signals, signal_spaces, normalizer, camera, backend, state_kind, frame_stack = {}, {}, None, None, "dummy", "", 1
+    original = None
     action_space = spaces.Discrete(1000)
 
     def __init__(self, num_envs, space, ends, rng):

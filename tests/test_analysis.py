@@ -7,7 +7,10 @@ import pytest
 import torch
 
 import main
+from a2c_ppo_acktr import algo, arguments
+from a2c_ppo_acktr.envs import EnvConfig, make_vec_envs
 from a2c_ppo_acktr.returns import normalize
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate
 from write_and_test import analysis, runs
@@ -187,6 +190,38 @@ def test_a_replay_by_the_same_agent_is_the_recording_and_by_another_is_not(train
     other = analysis.replay(stranger, result)
     assert not np.allclose(other["rnn_hxs"][0], result["rnn_hxs"][0], atol=0.05)
     assert other["obs"] is result["obs"]
+
+
+REPLAYED = {
+    "previous action and reward in the carry": "--algo r2d1 --env-name CartPole-v1 --core-size 8 --hidden-size 8 8",
+    "masks": "--algo ppo --env-name tests.probe_envs:MaskedActions-v0 --num-mini-batch 1",
+    "neither": "--algo dqn --env-name CartPole-v1 --hidden-size 8",
+}
+
+
+@pytest.mark.parametrize("flags", REPLAYED.values(), ids=REPLAYED)
+def test_a_replay_has_whatever_the_agent_read(flags):
+    """FAIL means: a second stepping loop lacks a step of the first."""
+    args = arguments.parse([*flags.split(), "--no-cuda", "--no-normalize-env"])
+    seed_everything(1)
+    envs = make_vec_envs(args.env, 2, 1, training=False)
+    agent = algo.make(args.algo, args.config, envs.spaces)
+    result = evaluate(agent, envs, 4, explore=True, with_activations=True)
+    same = analysis.replay(agent, result)
+    names = {"rnn_hxs", "values", "action_probs", "q_values"} & result.keys()
+    assert len(names) >= 3
+    for name in names - ({"action_probs"} if args.algo != "ppo" else set()):  # of an epsilon, which no replay draws by
+        for a, b in zip(result[name], same[name], strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_replay_without_the_masks_that_it_needs_is_refused():
+    envs = make_vec_envs(EnvConfig("tests.probe_envs:MaskedActions-v0", normalize_env=False), 2, 1)
+    agent = algo.make("ppo", algo.ALGORITHMS["ppo"].Config(), envs.spaces)
+    result = evaluate(agent, envs, 2, with_activations=True)
+    del result["signals"]
+    with pytest.raises(UsageError, match="signals: this recording has no action_mask"):
+        analysis.replay(agent, result)
 
 
 def test_runs_are_found_listed_and_read(trained):

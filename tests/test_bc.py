@@ -121,13 +121,28 @@ def test_no_episode_is_split_where_there_are_enough_and_something_is_always_lear
     held_out = bc.hold_out(episodes, share)
     assert held_out.dtype == bool
     assert not held_out.all()
-    wanted = round(share * len(lengths))
+    wanted = int(share * len(lengths) + 1e-9)
     if 1 <= wanted < len(lengths):
         assert len(set(episodes[held_out])) == wanted
         assert not set(episodes[held_out]) & set(episodes[~held_out])
     else:
-        assert held_out.sum() == min(round(share * len(episodes)), len(episodes) - 1)
+        assert held_out.sum() == min(int(share * len(episodes) + 1e-9), len(episodes) - 1)
     assert (held_out == bc.hold_out(episodes, share)).all()
+
+
+@pytest.mark.parametrize(("num", "episodes"), [(9, 0), (10, 1), (14, 1), (15, 1), (19, 1), (20, 2), (25, 2), (30, 3)])
+def test_of_a_tenth_whole_episodes_are_held_out_from_ten_on_and_never_more_than_a_tenth(num, episodes):
+    names = np.repeat(np.arange(num), 10)
+    held_out = bc.hold_out(names, 0.1)
+    split = set(names[held_out]) & set(names[~held_out])
+    assert len(set(names[held_out]) - split) == episodes
+    assert bool(split) == (episodes == 0)
+    assert held_out.sum() <= 0.1 * len(names)
+
+
+def test_seeds_hold_out_other_episodes():
+    names = np.repeat(np.arange(50), 3)
+    assert len({tuple(bc.hold_out(names, 0.1, seed)) for seed in range(5)}) == 5
 
 
 def test_episodes_are_held_out_by_the_agent_too():
@@ -171,20 +186,22 @@ def test_learning_ends_after_the_last_epoch(validation):
     assert agent.finished
 
 
-def test_the_normalizer_takes_in_the_demonstrations_once_and_then_stands_still():
+def test_the_normalizer_takes_in_once_what_is_learned_from_and_then_stands_still():
     envs = make_vec_envs(EnvConfig("CartPole-v1"), 2, seed=0)
     obs = np.random.default_rng(0).normal([1, -2, 3, 0], [1, 2, 3, 4], (50, 4))
     shown = one_step_episodes(obs, np.arange(50) % 2)
     agent = study(envs.spaces, shown, envs.normalizer)
     statistics = envs.normalizer.obs_rms
-    np.testing.assert_allclose(statistics.mean, obs.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(statistics.var, obs.var(0), rtol=1e-4)
+    assert len(agent.held_out) == 5
+    learned = obs[agent.training.numpy()]
+    np.testing.assert_allclose(statistics.mean, learned.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(statistics.var, learned.var(0), rtol=1e-4)
     before = statistics.mean.copy()
     envs.reset()
     for _ in range(30):
         envs.step_arrays(np.zeros(2, np.int64))
     assert (statistics.mean == before).all()
-    read = agent.inputs(torch.arange(50))[0]
+    read = agent.inputs(agent.training)[0]
     torch.testing.assert_close(read.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(read.std(0, correction=0), torch.ones(4), atol=1e-4, rtol=0)
 

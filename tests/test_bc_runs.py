@@ -1,6 +1,7 @@
 """Runs of bc: resuming, what is logged and left, bad flags."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,23 @@ def write_cartpole():
         "shown.npz",
         [trajectory(e, 12, make=lambda clock: generator.normal(size=(len(clock), 4))) for e in range(20)],
     )
+
+
+SHIPPED = Path("gail_experts").resolve()
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ("CartPole-v1", None),
+        ("CartPole-v0", "recorded in CartPole-v1, not in this CartPole-v0"),
+        ("CartPole-v1 --env-kwargs sutton_barto_reward=True", "recorded in CartPole-v1, not in this CartPole-v1"),
+    ],
+)
+def test_demonstrations_of_another_environment_of_the_same_name_are_said_to_be_that(env, says, capsys):
+    main.load_demonstrations(arguments.parse(f"--algo bc --env-name {env} --gail-experts-dir {SHIPPED}".split()))
+    err = capsys.readouterr().err
+    assert (says in err and err.count("\n") == 1) if says else err == ""
 
 
 CARTPOLE = "--algo bc --env-name CartPole-v1 --demonstrations shown.npz --torch-threads 1 --no-cuda --save-dir= "

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import main
 from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.jobs import launcher
 from benchmarks import campaign, curves, records, runs
@@ -157,6 +158,19 @@ def test_a_folder_of_another_command_is_never_continued(tmp_path):
         launcher.Job(changed)
 
 
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+def test_training_selection_and_test_have_seeds_of_their_own(row, tmp_path):
+    for seed in row.seeds:
+        args = arguments.parse(shlex.split(row.command(seed))[2:])
+        training = {seed + i for i in range(args.num_processes)}
+        selection = {seed + args.num_processes + i for i in range(max(args.num_processes, main.EVAL_ENVS))}
+        command = runs.Run(row, seed, tmp_path).evaluate_command()
+        first = int(command[command.index("--seed") + 1])
+        test = {first + i for i in range(runs.EVALUATION_EPISODES)}
+        assert not training & selection
+        assert not test & (training | selection)
+
+
 def test_two_campaigns_do_not_run_the_same_seed_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.Run, "train_command", lambda self: ["sleep", "60"])
     job = launcher.Job(runs.Run(ROW, 1, tmp_path))
@@ -236,6 +250,23 @@ def test_records_survive_a_csv(tmp_path):
     assert records.read(tmp_path / "missing.csv") == []
 
 
+def test_results_are_whole_at_every_moment(tmp_path, monkeypatch):
+    """A kill in the middle of writing leaves what was there."""
+    records.write(tmp_path / "row.csv", [make_record(1, -4.5)])
+    before = (tmp_path / "row.csv").read_bytes()
+
+    def broken():
+        yield make_record(1, -4.0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        records.write(tmp_path / "row.csv", broken())
+    monkeypatch.setattr(records, "write_atomically", lambda path, write: write(tmp_path / "beside"))
+    records.write(tmp_path / "row.csv", [make_record(2, -1.0)])
+    assert (tmp_path / "row.csv").read_bytes() == before
+    assert [one.seed for one in records.read(tmp_path / "beside")] == [2]
+
+
 def test_a_finished_record_gives_way_only_to_a_finished_one():
     finished, running, newer = make_record(1, -4.5), make_record(1, -60.0, finished=False), make_record(1, -4.0)
     assert records.merge([finished], [running]) == [finished]
@@ -271,6 +302,20 @@ def test_results_of_a_command_that_has_changed_do_not_count():
     assert (line.mean, line.state) == (None, "UNFINISHED 0/1 seeds")
 
 
+def test_results_of_settings_that_have_changed_under_the_same_command_are_marked():
+    row = dataclasses.replace(ROW, stale="another rate")
+    line = records.line(row, [make_record(k, -4.0, row=row) for k in (1, 2, 3)], (1, 2, 3))
+    assert line.state == "finished; OF BEFORE: another rate"
+
+
+def test_the_page_of_results_has_every_row_and_is_what_the_results_say():
+    """FAIL means: `python benchmarks/campaign.py --page` is to be run, or a row was left out."""
+    page = (campaign.HERE / "results" / "README.md").read_text()
+    assert page == campaign.page()
+    for name in ROWS:
+        assert f"| {name} | " in page
+
+
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_commands_of_rows_are_accepted(row):
     args = arguments.parse(shlex.split(row.command(1))[2:])
@@ -284,3 +329,11 @@ def test_the_reacher_rows_differ_in_the_time_limit_alone():
     )
     assert with_limits.config == dataclasses.replace(without.config, use_proper_time_limits=True)
     assert with_limits == dataclasses.replace(without, config=with_limits.config, preset="mujoco")
+
+
+def test_the_first_command_of_the_readme_is_a_row_of_ten_seeds():
+    readme = (campaign.HERE.parent / "README.md").read_text()
+    command = next(part for part in readme.split(" && ") if part.startswith("python main.py"))
+    row = ROWS["ppo-cartpole"]
+    assert f"{command} --seed 3 --torch-threads 1" == row.command(3)
+    assert row.seeds == tuple(range(1, 11))

@@ -262,6 +262,21 @@ def test_either_spelling_of_the_returns_beats_a_preset(flags, kind, capsys):
     assert ("--gae-lambda has no effect without --returns gae" in capsys.readouterr().err) == (kind != "gae")
 
 
+def test_the_classic_preset_of_ppo_is_rl_zoos_for_cartpole():
+    args = parse("--algo ppo --env-name CartPole-v1 --preset classic")
+    config = args.config
+    assert (args.num_processes, args.num_steps, args.env.normalize_env) == (8, 32, False)
+    assert args.num_processes * args.num_steps / config.num_mini_batch == 256  # batch_size
+    assert (config.ppo_epoch, config.gamma, config.gae_lambda, config.entropy_coef) == (20, 0.98, 0.8, 0.0)
+    assert (config.lr, config.use_linear_lr_decay) == (1e-3, True)  # lin_0.001
+    assert (config.clip_param, config.use_linear_clip_decay) == (0.2, True)  # lin_0.2
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_normalization_can_be_switched_off_for_every_algorithm_also_where_it_is_off(name):
+    assert not parse(f"--algo {name} --env-name CartPole-v1 --no-normalize-env").env.normalize_env
+
+
 def test_presets_are_the_recipes_and_flags_beside_them_win():
     recipe, preset = parse(RECIPES[3]), parse("--env-name Reacher-v2 --algo ppo --preset mujoco --num-env-steps 1e6")
     assert preset.config == recipe.config

@@ -6,6 +6,7 @@ import torch
 
 from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.algo.iqn import ImplicitNetwork
+from a2c_ppo_acktr.distributional import categorical_projection
 from tests.q_learning import (
     ONLINE,
     TARGET,
@@ -129,6 +130,30 @@ def test_iqn_learns_at_fresh_random_fractions(double, next_value, monkeypatch):
     drawn = torch.cat([fractions.flatten() for fractions in asked[True] + asked[False]])
     assert len(drawn.unique()) == len(drawn) == 28
     assert ((drawn >= 0) & (drawn < 1)).all()
+
+
+@pytest.mark.parametrize("name", ["c51", "rainbow"])
+def test_atoms_on_grids_hold_returns_of_rewards_that_are_not_clipped(name):
+    """Of revisiting_rainbow's MinAtar configurations; +-10 is for the clipped rewards of Atari."""
+    args = arguments.parse(f"--algo {name} --env-name MinAtar/SpaceInvaders-v1".split())
+    config = args.config
+    assert (config.v_min, config.v_max, config.num_atoms) == (-100.0, 100.0, 51)
+    assert (config.lr, config.eps) == (1e-4, 3.125e-4)
+    support = config.temporal_difference(torch.device("cpu")).support
+    next_probs = torch.zeros(1, 51)
+    next_probs[0, 25] = 1.0  # nothing follows; 16 shots at 1 each have just hit
+    projected = categorical_projection(next_probs, torch.tensor([16.0]), torch.tensor([0.99]), support)
+    assert (projected @ support).item() == pytest.approx(16.0, rel=1e-5)
+
+
+def test_quantiles_and_rates_on_grids_are_those_of_the_source_that_is_named():
+    def on_a_grid(name):
+        return arguments.parse(f"--algo {name} --env-name MinAtar/Breakout-v1".split()).config
+
+    assert (on_a_grid("dqn").lr, on_a_grid("qr_dqn").lr, on_a_grid("iqn").lr) == (2.5e-4, 1e-4, 1e-4)
+    assert on_a_grid("qr_dqn").num_quantiles == 51
+    iqn = on_a_grid("iqn")
+    assert (iqn.num_fractions, iqn.num_target_fractions, iqn.num_acting_fractions) == (32, 32, 32)
 
 
 def test_rainbow_has_all_its_parts():

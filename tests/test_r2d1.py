@@ -246,3 +246,13 @@ def test_atari_has_the_papers_settings():
     assert (config.burn_in, config.sequence_length, config.sequence_interval, config.n_step) == (40, 80, 40, 5)
     assert (config.gamma, config.lr, config.eps, config.core_size) == (0.997, 1e-4, 1e-3, 512)
     assert (config.batch_size, config.priority_alpha, config.priority_beta, config.priority_eta) == (64, 0.9, 0.6, 0.9)
+
+
+def test_importance_weights_begin_at_the_papers_exponent_and_end_at_one():
+    """The paper keeps .6; what differs is in the list of deviations."""
+    algorithm = make(priority_beta=0.6)
+    found = []
+    for env_steps in (0, 500, 1000):
+        algorithm.schedule(env_steps, 1000)
+        found.append(algorithm.beta)
+    assert found == pytest.approx([0.6, 0.8, 1.0])

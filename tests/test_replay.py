@@ -9,9 +9,11 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from a2c_ppo_acktr import memory
 from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.memory import available_memory
 from a2c_ppo_acktr.storage import replay as replay_module
-from a2c_ppo_acktr.storage.replay import Replay, available_memory, check_memory
+from a2c_ppo_acktr.storage.replay import Replay, check_memory
 from a2c_ppo_acktr.storage.slots import row_bytes
 from a2c_ppo_acktr.utils import UsageError
 from tests.scripted import VECTOR, Game, games
@@ -176,20 +178,40 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
     ("limit", "free"), [(None, 9000), ("max\n", 9000), ("5000\n", 2000), ("11000\n", 8000), ("99000\n", 9000)]
 )
 def test_available_memory_is_the_containers_where_that_is_less(monkeypatch, tmp_path, limit, free):
-    monkeypatch.setattr(replay_module, "CGROUP", tmp_path)
-    monkeypatch.setattr(replay_module.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
         (tmp_path / "memory.current").write_text("3000\n")
     assert available_memory() == free
 
 
+def test_a_container_of_the_older_kind_has_a_limit_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("3000\n")
+    for limit, free in ((9223372036854771712, 9000), (5000, 2000)):
+        (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        assert available_memory() == free
+
+
 def test_memory_that_only_holds_files_is_free(monkeypatch, tmp_path):
-    monkeypatch.setattr(replay_module, "CGROUP", tmp_path)
-    monkeypatch.setattr(replay_module.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("4000\n")
     (tmp_path / "memory.stat").write_text("anon 1500\ninactive_file 2500\n")
     assert available_memory() == 5000 - (4000 - 2500)
     (tmp_path / "memory.current").write_text("9000\n")
     assert available_memory() == 0
+
+
+def test_a_limit_of_the_process_itself_is_asked_for_too(monkeypatch, tmp_path):
+    """As `ulimit -v` sets it: what is left of it is less than the machine has."""
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(vms=2000))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    monkeypatch.setattr(memory.psutil, "Process", lambda: process)
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (5000, 6000))
+    assert available_memory() == 3000

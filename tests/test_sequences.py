@@ -152,6 +152,45 @@ def test_sequences_are_sampled_by_priority_and_weighted():
     np.testing.assert_allclose(batch.weights, 1.0 / (order + 1.0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("interval", [1, 7, 33, 100])
+@pytest.mark.parametrize("steps", [40, 140, 1000])
+def test_uniform_draws_find_every_sequence_equally_often(interval, steps):
+    game = SequenceGame(num_envs=8, burn_in=10, length=20, n_step=3, interval=interval, ends=0.02)
+    for _ in range(steps):
+        game.step()
+    valid = np.flatnonzero(game.replay.valid)
+    assert sorted(game.sequences()) == valid.tolist()
+    drawn, _ = game.replay._draw(500 * len(valid), 0.0)
+    counts = np.bincount(drawn, minlength=len(game.replay.valid))
+    assert counts.sum() == counts[valid].sum()
+    assert (np.abs(counts[valid] - 500) < 6 * np.sqrt(500)).all()
+
+
+def test_a_draw_ends_where_one_sequence_of_many_slots_is_complete():
+    game = SequenceGame(num_envs=8, burn_in=10, length=20, n_step=3, interval=100, ends=0.0)
+    for _ in range(30):
+        game.step()
+    game.envs.rng = AnEnd(game.envs.rng, env=7)
+    game.step()
+    assert game.replay.valid.nonzero()[0].tolist() == [7]
+    assert game.replay.sample(4).rows.tolist() == [7] * 4
+
+
+class AnEnd:
+    """Random numbers by which one environment ends in the next step, and no other."""
+
+    def __init__(self, rng, env):
+        self.rng, self.env = rng, env
+
+    def random(self, size=None):
+        ends = np.ones(size)
+        ends[0, self.env] = -1.0
+        return ends
+
+    def integers(self, *args):
+        return self.rng.integers(*args)
+
+
 def test_a_replay_smaller_than_a_sequence_is_refused_and_other_sizes_are_not_loaded():
     sizes = {"carry_size": 3, "burn_in": 2, "length": 4, "interval": 2}
     env_spaces = EnvSpaces(VECTOR, spaces.Discrete(2), {})

@@ -3,11 +3,12 @@
 import argparse
 
 import pytest
+import stable_baselines3
 import torch
 
 from a2c_ppo_acktr import arguments
 from benchmarks import measure, throughput
-from benchmarks.cells import CELLS
+from benchmarks.cells import CELLS, FOREVER
 
 
 def make_measurement(who, rate, *, threads=1, kind="run", parameters=10, other_cores=0.0):
@@ -47,6 +48,9 @@ def test_cells_measured_earlier_keep_their_rows(tmp_path):
     assert sum("median" in line and ",yes," in line for line in lines) == 2
 
 
+SMALL_MEMORY = {"buffer_size": 100, "optimize_memory_usage": False, "replay_buffer_kwargs": {}}
+
+
 @pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.name)
 def test_project_and_peer_have_the_same_settings(cell):
     args = arguments.parse(cell.flags.split())
@@ -59,6 +63,10 @@ def test_project_and_peer_have_the_same_settings(cell):
         for name in ("batch_size", "buffer_size", "learning_starts", "gamma"):
             assert getattr(ours, name) == theirs[name]
         assert not args.env.normalize_env
+        model = stable_baselines3.DQN("MlpPolicy", "CartPole-v1", **theirs | SMALL_MEMORY)
+        for steps in (0, 2_488, 8_000, 100_000, 10**6):
+            peers = model.exploration_schedule(1.0 - steps / FOREVER)
+            assert ours.exploration().epsilon(steps) == pytest.approx(peers, abs=1e-6)
         return
     assert args.num_steps == theirs["n_steps"]
     assert args.algo == "acktr" or ours.lr == theirs["learning_rate"]  # a natural gradient has a scale of its own

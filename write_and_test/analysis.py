@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from a2c_ppo_acktr.arrays import set_gradient
+from a2c_ppo_acktr.interfaces import AUXILIARY, Step
 from a2c_ppo_acktr.model.auxiliary import head_loss
 from a2c_ppo_acktr.spaces import to_tensor, tree_map
 from a2c_ppo_acktr.utils import UsageError
@@ -56,21 +57,51 @@ def replay(algorithm: Any, result: dict[str, Any]) -> dict[str, Any]:
     """What another network makes of the very observations and actions of a recording: a recording of its own.
 
     Comparing an agent with an untrained one on each one's own paths would compare the paths too.
+
+    Raises:
+        UsageError: the agent reads signals, such as an action mask, that the recording does not have.
     """
-    found = dict(result)
+    found, needed = dict(result), algorithm.spaces.signals.keys() - {AUXILIARY}
+    if missing := needed - (result["signals"][0].keys() if "signals" in result else set()):
+        raise UsageError(f"signals: this recording has no {', '.join(sorted(missing))}, which the agent reads")
     episodes = []
     for e, length in enumerate(result["lengths"]):
         carry, rows_of_episode = algorithm.initial_carry(1), []
         for t in range(length):
-            obs = to_tensor(tree_map(lambda leaf, t=t: leaf[t : t + 1], result["obs_normalized"][e]))
-            action = torch.as_tensor(result["actions"][e][t : t + 1])
-            mask = torch.as_tensor(result["masks"][e][t : t + 1])
-            decision = algorithm.inspect(obs, carry, mask, {}, False, lambda _, action=action: action)
-            carry = decision.carry
+            step = _step(result, e, t, carry)
+            chosen = step.action
+            decision = algorithm.inspect(
+                step.obs, carry, step.masks, step.signals, False, lambda _, chosen=chosen: chosen
+            )
+            carry = algorithm.observe(decision.carry, step._replace(extras=decision.extras, next_carry=decision.carry))
             rows_of_episode.append(tree_map(lambda leaf: leaf[0].numpy(), {**decision.extras, "rnn_hxs": carry}))
         episodes.append(tree_map(lambda *leaves: np.stack(leaves), *rows_of_episode))
     found |= {name: [episode[name] for episode in episodes] for name in episodes[0]}
     return found | {"hidden_states": found["rnn_hxs"]}
+
+
+def _step(result: dict[str, Any], episode: int, t: int, carry: torch.Tensor) -> Step:
+    """Step t of a recorded episode as the agent that made it saw it; the carry is the replaying one's own."""
+
+    def row(name: str, at: int = t) -> Any:
+        return tree_map(lambda leaf: leaf[at : at + 1], result[name][episode])
+
+    done = np.asarray(row("dones"), bool)
+    return Step(
+        obs=to_tensor(row("obs_normalized")),
+        carry=carry,
+        masks=torch.as_tensor(row("masks")),
+        signals=to_tensor(row("signals")) if "signals" in result else {},
+        action=torch.as_tensor(row("actions")),
+        extras={},
+        reward=row("rewards"),
+        terminated=done,
+        truncated=np.zeros_like(done),
+        next_obs=row("obs_normalized", t + 1),
+        next_carry=carry,
+        next_signals={},
+        ended=None,
+    )
 
 
 class Projection(NamedTuple):

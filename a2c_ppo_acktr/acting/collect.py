@@ -3,10 +3,11 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
-from a2c_ppo_acktr.interfaces import Actor, Ended, Environments, Episode, Step, StepArrays
-from a2c_ppo_acktr.spaces import to_tensor
+from a2c_ppo_acktr.interfaces import Actor, Decision, Ended, Environments, Episode, Original, Step, StepArrays
+from a2c_ppo_acktr.spaces import to_tensor, tree_map
 
 
 class Stepper:
@@ -20,6 +21,7 @@ class Stepper:
     def __init__(self, envs: Environments, algorithm: Actor) -> None:
         self.envs, self.algorithm, self.device = envs, algorithm, algorithm.device
         self.obs = to_tensor(envs.reset(), self.device)
+        self.original = envs.original
         self.signals = to_tensor(envs.signals, self.device)
         self.carry = algorithm.initial_carry(envs.num_envs)
         self.ongoing = torch.ones(envs.num_envs, device=self.device)
@@ -27,7 +29,7 @@ class Stepper:
 
     def step(self, explore: bool) -> tuple[Step, StepArrays]:
         """Act once in every environment; the step as learning sees it, and as the environments gave it."""
-        decision = self.algorithm.act(self.obs, self.carry, self.masks, self.signals, explore)
+        decision = self._act(explore)
         arrays = self.envs.step_arrays(decision.action.cpu().numpy())
         ended = None
         if arrays.ended is not None:
@@ -48,6 +50,7 @@ class Stepper:
             next_carry=decision.carry,
             next_signals=arrays.signals,
             ended=ended,
+            original=self._as_given(),
         )
         step = step._replace(next_carry=self.algorithm.observe(decision.carry, step))
         self.obs, self.carry = to_tensor(arrays.obs, self.device), step.next_carry
@@ -57,12 +60,26 @@ class Stepper:
         self.signals = to_tensor(arrays.signals, self.device)
         return step, arrays
 
+    @np.errstate(all="ignore")  # as torch has it: what diverges is found in the metrics
+    def _act(self, explore: bool) -> Decision:
+        return self.algorithm.act(self.obs, self.carry, self.masks, self.signals, explore)
+
+    def _as_given(self) -> Original | None:
+        """What the environments gave in the step that was just taken, before it was normalized or stacked."""
+        before, self.original = self.original, self.envs.original
+        if before is None or self.original is None:
+            return None
+        next_obs, final_obs, reward = self.original
+        assert reward is not None
+        return Original(before[0], reward, next_obs, final_obs)
+
     def state_dict(self) -> dict[str, Any]:
         """Observations, carries and, where they can be read, the environments' states."""
         return {
             "envs": self.envs.get_state(),
             "state_kind": self.envs.state_kind,
             "obs": self.obs,
+            "original": tree_map(torch.from_numpy, self.original[0]) if self.original is not None else None,
             "signals": self.signals,
             "carry": self.carry,
             "masks": self.masks,
@@ -75,6 +92,8 @@ class Stepper:
             return False
         self.envs.set_state(state["envs"])
         self.obs, self.signals = to_tensor(state["obs"], self.device), to_tensor(state["signals"], self.device)
+        if (original := state.get("original")) is not None:
+            self.original = tree_map(np.asarray, original), None, None
         self.carry, self.masks = state["carry"].to(self.device), state["masks"].to(self.device)
         return True
 

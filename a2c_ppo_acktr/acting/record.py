@@ -165,6 +165,7 @@ class Recorder:
             "masks": _numpy(step.masks),
             **tree_map(_numpy, step.extras),
             "auxiliary_truths": tree_map(_numpy, step.signals.get(AUXILIARY, {})),
+            "signals": {name: tree_map(_numpy, one) for name, one in step.signals.items() if name != AUXILIARY},
         }
         ended: Any = arrays.ended
         over = {} if ended is None else {int(env): k for k, env in enumerate(ended.indices)}

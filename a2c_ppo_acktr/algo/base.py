@@ -117,6 +117,10 @@ class Algorithm(ABC):
         """
         raise UsageError(f"{type(self).__name__} learns from rewards alone")
 
+    def remarks(self) -> list[str]:
+        """Lines for the console that a user should have read before the first update."""
+        return []
+
     def networks(self) -> dict[str, nn.Module]:
         """Every network by its attribute's name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}

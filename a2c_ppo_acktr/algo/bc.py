@@ -7,7 +7,7 @@ the demonstrations is held out, whole episodes where there are enough of them, s
 same; learning ends when the loss on them has not fallen for `--patience` epochs, and the parameters with which it was
 lowest are the result. No step is taken in the environment.
 
-Observations are normalized by the mean and deviation of the demonstrations' own, which stand still from then on.
+Observations are normalized by the mean and deviation of those that are learned from, which stand still from then on.
 Continuous actions are cloned as the environments take them: within their bounds, but for MuJoCo and
 `--no-clip-actions`.
 
@@ -224,11 +224,11 @@ class BC(Algorithm):
     def read_observations(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
         """The part of `imitate` that needs no actions."""
         self.demonstrations, self.normalizer = demonstrations, normalizer
-        if normalizer is not None:
-            normalizer.obs_rms.update(demonstrations.obs)
-            normalizer.training = False
-        held_out = hold_out(demonstrations.episodes, self.config.validation)
+        held_out = hold_out(demonstrations.episodes, self.config.validation, demonstrations.seed)
         self.training, self.held_out = (torch.from_numpy(np.flatnonzero(chosen)) for chosen in (~held_out, held_out))
+        if normalizer is not None:
+            normalizer.obs_rms.update(demonstrations.select(~held_out).obs)
+            normalizer.training = False
 
     def seen(self, obs: Tree) -> Tree:
         """Observations `[B, ...]` of the demonstrations as the policy sees the environments'."""
@@ -288,20 +288,22 @@ class BC(Algorithm):
         self.finished = self.fit.finished
 
 
-def hold_out(episodes: np.ndarray, share: float) -> np.ndarray:
+def hold_out(episodes: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
     """Which steps are held out, `[S]` bool: whole episodes, or single steps where the share is of less than one.
 
-    The same steps at every call, so that a resumed run holds out what it held out before; never all.
+    Never more than the share, and never all; the same at every call with one seed, so that a resumed run holds out
+    what it held out before.
 
     Args:
         episodes: `[S]` the episode of each step.
         share: of the episodes, or of the steps.
+        seed: of the choice.
     """
-    generator, names = np.random.default_rng(0), np.unique(episodes)
-    num = round(share * len(names))
+    generator, names = np.random.default_rng(seed), np.unique(episodes)
+    num = int(share * len(names) + 1e-9)  # .29 of 100 is 29, whatever floats make of it
     if 1 <= num < len(names):
         return np.isin(episodes, generator.permutation(names)[:num])
-    num = min(round(share * len(episodes)), len(episodes) - 1)
+    num = min(int(share * len(episodes) + 1e-9), len(episodes) - 1)
     return np.isin(np.arange(len(episodes)), generator.permutation(len(episodes))[:num])
 
 

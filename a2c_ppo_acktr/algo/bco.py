@@ -68,6 +68,11 @@ class BCOConfig(BCConfig):
     buffer_size: int = flag(50_000, "latest observations that the model learns from, of all environments", low=1)
     save_replay: bool = flag(True, "save these beside checkpoints, so that a resumed run goes on unchanged")
 
+    @property
+    def reads_actions(self) -> bool:
+        """See `ImitationConfig`."""
+        return False
+
     def check(self, num_steps: int, num_processes: int) -> None:
         """See `BCConfig`."""
         if num_steps < 1:

@@ -8,6 +8,8 @@ Deviations from the paper:
 1. Those of `dqn.py`.
 2. The loss is the divergence, the cross entropy without the constant entropy of its target: the same gradient, and a
    priority that is 0 where nothing is left to learn (as Hessel et al. 2018 have it).
+
+A return beyond the atoms counts as the outermost one: `--v-min` and `--v-max` have to hold what an environment gives.
 """
 
 from dataclasses import dataclass
@@ -48,7 +50,7 @@ class Categorical:
 
 @dataclass
 class C51Config(QLearningConfig):
-    """Flags of C51."""
+    """Flags of C51; the support for vector observations is CleanRL's, the learning rate our own."""
 
     lr: float = flag(1e-3, "learning rate of Adam", low=0)
     num_atoms: int = flag(101, "atoms of a distribution of returns", low=2)
@@ -73,10 +75,13 @@ PAPER = {
     "v_min": -10.0,
     "v_max": 10.0,
 }
+"""Bellemare et al. 2017; the support is for rewards clipped to -1, 0 and 1."""
+UNCLIPPED = GRID | {"num_atoms": 51, "v_min": -100.0, "v_max": 100.0}
+"""Obando-Ceron & Castro 2021 for MinAtar, whose rewards are as they are."""
 
 
 class C51(QLearning):
     """See the module's docstring; arguments as in `Algorithm`."""
 
     Config = C51Config
-    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI | PAPER, "grid": GRID | PAPER}
+    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI | PAPER, "grid": UNCLIPPED}

@@ -17,6 +17,11 @@ Deviations from Mnih et al. 2015:
    of environments; the target network's interval counts gradient steps.
 4. Gradients are clipped by global norm (Wang et al. 2016); errors by the Huber loss, as there.
 5. A time limit is no end: the value of its final observation is bootstrapped.
+6. On pixels learning starts after 20,000 steps (there 50,000), as Rainbow's does. In C51, QR-DQN and IQN the target
+   network's interval is 2,500 gradient steps, 10,000 of the environment's; there, 10,000 gradient steps.
+7. Dueling heads share their layers' gradient as it comes; Wang et al. 2016 scale it by 1 / sqrt(2).
+8. The network on small grids is two 3x3 convolutions of 16 and 32 filters and a layer of 128; that of Obando-Ceron &
+   Castro 2021, whose settings they have, is one convolution of 16 filters without such a layer.
 """
 
 from dataclasses import dataclass
@@ -63,4 +68,4 @@ class DQN(QLearning):
     """See the module's docstring; arguments as in `Algorithm`."""
 
     Config = DQNConfig
-    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": PIXELS, "grid": GRID}
+    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": PIXELS, "grid": GRID | {"lr": 2.5e-4}}

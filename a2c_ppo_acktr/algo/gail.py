@@ -17,7 +17,11 @@ are counted from the absorbing state's, as r(D) - r(absorbing), with 0 after the
         = sum_{t < T} gamma^t (r_t - r(absorbing)) + r(absorbing) / (1 - gamma)
 
 The last term is the same for all policies, and without it no single reward is a hundred times as large as the others. A
-time limit is no terminal state, and where no episode has ended in one there is nothing to count from.
+time limit is no terminal state: it is always bootstrapped (section 4.2 there), with `--use-proper-time-limits` or
+without, since 0 is what the absorbing state is worth here. Where no episode has ended in a terminal state there is
+nothing to count from. Demonstrations that do not tell how episodes ended (upstream's `.pt`) show no absorbing state,
+though their expert may have died: an agent that is shown in it would be punished for what the expert did too, so it is
+left out on both sides.
 
 Deviations from the paper:
 1. The gradient penalty of Gulrajani et al. 2017, weight 10, and the reward `logit`, both upstream's.
@@ -92,10 +96,17 @@ class GAILConfig(ImitationConfig):
     )
     gail_absorbing: bool = flag(True, "let terminated episodes go on in an absorbing state: no bias to live or die")
 
+    @property
+    def reads_actions(self) -> bool:
+        """See `ImitationConfig`."""
+        return self.gail_input == "state-action"
+
     def without_effect(self) -> dict[str, str]:
         """Fields that the other settings switch off, with the reason."""
-        given = "has no effect with --demonstrations"
-        return {"gail_experts_dir": given} if self.demonstrations is not None else {}
+        reasons = {} if self.demonstrations is None else {"gail_experts_dir": "has no effect with --demonstrations"}
+        if self.gail_absorbing:
+            reasons["use_proper_time_limits"] = "has no effect with --gail-absorbing, which bootstraps at every limit"
+        return reasons
 
 
 class GAIL(Wrapper):
@@ -121,6 +132,7 @@ class GAIL(Wrapper):
         self.set_gradient = self.gradient
         if learner.config.fast:
             self.set_gradient = fast.accelerated(self.gradient, self.loss)
+        self.absorbing, self.blind_to_ends = config.gail_absorbing, False
         self.return_rms = RunningMeanStd()
         self.running: np.ndarray | None = None
         self.updates = 0
@@ -130,6 +142,8 @@ class GAIL(Wrapper):
     def imitate(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
         """See `Algorithm`."""
         self.normalizer = normalizer
+        self.blind_to_ends = self.config.gail_absorbing and not demonstrations.ends_known
+        self.absorbing = self.config.gail_absorbing and demonstrations.ends_known
         own = demonstrations.with_next() if self.config.gail_input == "state-next-state" else demonstrations
         self.raw_obs, self.raw_next_obs = own.obs, own.next_obs
         self.expert_actions = to_tensor(own.actions, self.device)
@@ -137,6 +151,24 @@ class GAIL(Wrapper):
         per_step = ABSORBING_STEPS * demonstrations.deaths.sum() / demonstrations.lengths.sum()
         self.num_absorbing = math.ceil(per_step * len(own))
         self.expert: Samples | None = None
+
+    def make_storage(self, num_steps: int, num_envs: int) -> Any:
+        """See `Algorithm`: the learner's."""
+        storage = self.learner.make_storage(num_steps, num_envs)
+        storage.bootstraps_limits = self.absorbing
+        return storage
+
+    def remarks(self) -> list[str]:
+        """See `Algorithm`: what is slow at first, and what the demonstrations cannot tell."""
+        lines, epochs = self.learner.remarks(), self.config.gail_epoch
+        if self.updates < self.config.gail_warm_up and epochs < WARM_UP_EPOCHS:
+            lines.append(
+                f"GAIL: up to update {self.config.gail_warm_up} the discriminator learns for {WARM_UP_EPOCHS} epochs "
+                f"instead of {epochs}: these updates are the slow ones (--gail-warm-up)"
+            )
+        if self.blind_to_ends:
+            lines.append("GAIL: no absorbing state, since the demonstrations do not tell how episodes ended")
+        return lines
 
     def update(self, storage: RolloutStorage) -> dict[str, Any]:
         """Train the discriminator, put its rewards in the place of the environment's, and let the learner learn."""
@@ -160,7 +192,7 @@ class GAIL(Wrapper):
         normalize = normalizer.normalize_obs if normalizer is not None else lambda obs: obs
         obs, next_obs = (to_tensor(normalize(raw), self.device) for raw in (self.raw_obs, self.raw_next_obs))
         samples = self.encode(obs, self.expert_actions, next_obs)
-        if self.config.gail_absorbing:
+        if self.absorbing:
             samples = samples.join(self.encode.absorbing(self.num_absorbing, self.device))
         if normalizer is None or not normalizer.training:
             self.expert = samples
@@ -177,8 +209,8 @@ class GAIL(Wrapper):
 
     def train_discriminator(self, steps: Samples, storage: RolloutStorage, epochs: int) -> dict[str, Any]:
         """Epochs of the discriminator; returns the means of its metrics."""
-        expert, policy, config = self.expert_samples(), steps, self.config
-        if config.gail_absorbing:
+        expert, policy = self.expert_samples(), steps
+        if self.absorbing:
             deaths = int(storage.terminated.sum())
             policy = policy.join(self.encode.absorbing(ABSORBING_STEPS * deaths, self.device))
         count = 0
@@ -234,7 +266,7 @@ class GAIL(Wrapper):
         rewards = reward(self.discriminator(steps)).view(storage.rewards.shape)
         mean = float(rewards.mean())
         self.mortal |= bool(storage.terminated.any())
-        if self.config.gail_absorbing and self.mortal:
+        if self.absorbing and self.mortal:
             rewards = rewards - reward(self.discriminator(self.encode.absorbing(1, self.device)))
         ended = (storage.terminated | storage.truncated).cpu().numpy()
         running = self.running if self.running is not None else np.zeros(storage.num_envs)

@@ -34,7 +34,7 @@ NUM_COSINES = 64
 
 @dataclass
 class IQNConfig(QLearningConfig):
-    """Flags of IQN."""
+    """Flags of IQN; the rate, widths and numbers of quantiles for vector observations are our own."""
 
     lr: float = flag(1e-3, "learning rate of Adam", low=0)
     hidden_size: list[int] = flag([128, 128], "widths of the fully connected layers", low=1)
@@ -55,6 +55,9 @@ PAPER = {
     "num_target_fractions": 64,
     "num_acting_fractions": 32,
 }
+"""Dabney et al. 2018b."""
+FRACTIONS = dict.fromkeys(("num_fractions", "num_target_fractions", "num_acting_fractions"), 32)
+"""Obando-Ceron & Castro 2021 for MinAtar."""
 
 
 class ImplicitNetwork(QNetwork):
@@ -91,7 +94,7 @@ class IQN(QLearning):
     Config = IQNConfig
     Network: ClassVar[type[QNetwork]] = ImplicitNetwork
     config: IQNConfig
-    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI | PAPER, "grid": GRID | PAPER}
+    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI | PAPER, "grid": GRID | FRACTIONS}
 
     def loss(self, batch: Transitions) -> TDLoss:
         """See the module's docstring."""

@@ -19,6 +19,8 @@ Deviations from the papers:
 2. The value loss carries 1/2 beside `value_loss_coef`, as upstream: 0.25 of a squared error at the default.
 3. Gradients are clipped by global norm 0.5.
 4. V-trace's advantage has no factor rho (Espeholt et al. 2018, section 4.2), since the surrogate has its ratio.
+5. TR-PPO-RB's -a ratio A is lifted by (1 + a) ratio A of the policy as it is, a constant, so that nothing jumps where a
+   state leaves its region: the slope is the paper's, and `losses/policy_loss` has ratio A there, as everywhere.
 
 Metrics are means over the minibatches that were run:
     losses/approx_kl  mean((ratio - 1) - log ratio), the low-variance estimate of KL(old || new) of Schulman (2020)

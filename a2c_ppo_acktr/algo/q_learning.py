@@ -135,16 +135,16 @@ ATARI = {
     "epsilon_steps": 250_000,
     "hidden_size": [512],
 }
-"""Mnih et al. 2015, without an optimizer."""
+"""Mnih et al. 2015, without an optimizer; what differs from there is in the deviations of `dqn.py`."""
 GRID = ATARI | {
-    "lr": 2.5e-4,
+    "lr": 1e-4,
     "eps": 3.125e-4,
     "buffer_size": 100_000,
     "learning_starts": 1_000,
     "target_update_interval": 250,
     "hidden_size": [128],
 }
-"""Obando-Ceron & Castro 2021 for MinAtar."""
+"""Obando-Ceron & Castro 2021 for MinAtar: what all of their agents have, and the rate of all but DQN."""
 
 
 class QLearning(OffPolicy):

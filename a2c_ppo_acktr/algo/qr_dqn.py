@@ -51,7 +51,7 @@ def even_fractions(num: int) -> Tensor:
 
 @dataclass
 class QRDQNConfig(QLearningConfig):
-    """Flags of QR-DQN."""
+    """Flags of QR-DQN; the defaults here are for vector observations (RL Zoo's for CartPole)."""
 
     num_quantiles: int = flag(10, "quantiles of a distribution of returns", low=1)
     kappa: float = flag(1.0, "error at which the loss turns from square to linear", low=1e-6)
@@ -66,10 +66,14 @@ PAPER = {
     "eps": 0.01 / 32,
     "num_quantiles": 200,
 }
+"""Dabney et al. 2018."""
 
 
 class QRDQN(QLearning):
     """See the module's docstring; arguments as in `Algorithm`."""
 
     Config = QRDQNConfig
-    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {"image": ATARI | PAPER, "grid": GRID | PAPER}
+    defaults_by_kind: ClassVar[dict[str, dict[str, Any]]] = {
+        "image": ATARI | PAPER,
+        "grid": GRID | {"num_quantiles": 51},
+    }

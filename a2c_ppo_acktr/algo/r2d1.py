@@ -12,6 +12,8 @@ Deviations from the paper:
 1. One process: environments are stepped by the network that learns.
 2. Sequences run on through the ends of episodes, where states are set to zero.
 3. New sequences get the highest priority so far instead of one that the actor would compute.
+4. The exponent of importance weights rises from `--priority-beta` (.6, the paper's) to 1; there it stays.
+5. The replay holds a million observations on pixels (there 4 million), and gradients are clipped at 80, as in rlpyt.
 """
 
 from dataclasses import dataclass
@@ -50,7 +52,7 @@ class Ladder:
 
 @dataclass
 class R2D1Config(QLearningConfig):
-    """Flags of R2D1; the defaults here are for vector observations."""
+    """Flags of R2D1; the defaults here, our own, are for vector observations."""
 
     lr: float = flag(1e-3, "learning rate of Adam", low=0)
     core: str = flag("gru", "recurrent core; the gru is three times as fast on CPUs", choices=tuple(CORES))
@@ -91,11 +93,13 @@ class R2D1Config(QLearningConfig):
 
 
 SMALL = {
+    "lr": 2.5e-4,
     "num_processes": 16,
     "num_steps": 20,
     "core_size": 128,
     "update_to_data": 0.0125,
 }
+"""Our own, beside `GRID`."""
 
 
 class R2D1(QLearning):

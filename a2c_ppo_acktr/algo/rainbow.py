@@ -7,7 +7,7 @@ Deviations from the paper:
 1. Those of `c51.py`.
 2. A target network is copied after gradient steps, 2,000 of which are the paper's 32,000 frames.
 3. On small grids one action in a hundred is random beside the noise, as in Obando-Ceron & Castro 2021: noise that has
-   been learned away explores no more.
+   been learned away explores no more. Theirs is without noise, dueling heads and double Q-learning.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from a2c_ppo_acktr.flags import flag
 
 @dataclass
 class RainbowConfig(C51Config):
-    """Flags of Rainbow; each part can be switched off, as in the paper's ablations."""
+    """Flags of Rainbow; each part can be switched off, as in the paper's ablations. For vectors `sigma` is our own."""
 
     lr: float = flag(2.3e-3, "learning rate of Adam", low=0)
     n_step: int = flag(3, "steps before the value of the next observation is used", low=1)

@@ -65,6 +65,10 @@ class Wrapper(Algorithm):
         """See `Algorithm`."""
         return self.learner.make_collector(envs, storage)
 
+    def remarks(self) -> list[str]:
+        """See `Algorithm`."""
+        return self.learner.remarks()
+
     def networks(self) -> dict[str, nn.Module]:
         """See `Algorithm`: the learner's and its own."""
         return self.learner.networks() | super().networks()

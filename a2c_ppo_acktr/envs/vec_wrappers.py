@@ -28,7 +28,7 @@ class EnvsWrapper(Envs):
         return self.envs.signals
 
     @property
-    def original(self) -> tuple[Tree, Tree] | None:
+    def original(self) -> tuple[Tree, Tree, np.ndarray | None] | None:
         """See `Envs`."""
         return self.envs.original
 
@@ -92,7 +92,7 @@ class NormalizedEnvs(EnvsWrapper):
         self.normalizer.training = training
 
     @property
-    def original(self) -> tuple[Tree, Tree] | None:
+    def original(self) -> tuple[Tree, Tree, np.ndarray | None] | None:
         """Before normalization."""
         return self._original
 
@@ -100,13 +100,13 @@ class NormalizedEnvs(EnvsWrapper):
         """Begin a new episode everywhere."""
         self.normalizer.returns[:] = 0.0
         obs = np.asarray(self.envs.reset())
-        self._original = obs, None
+        self._original: tuple[Tree, Tree, np.ndarray | None] = obs, None, None
         return self.normalizer.observe(obs)
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         step = self.envs.step_arrays(actions)
-        self._original = step.obs, step.ended and step.ended.final_obs
+        self._original = step.obs, step.ended and step.ended.final_obs, step.reward
         obs, reward, ended = self.normalizer.observe(step.obs), step.reward, step.ended
         if self.normalizer.training:
             reward = self.normalizer.normalize_reward(reward, step.terminated | step.truncated)
@@ -132,7 +132,7 @@ class FrameStackEnvs(EnvsWrapper):
         self.frames = np.zeros((envs.num_envs, *stacked.shape), space.dtype)
 
     @property
-    def original(self) -> tuple[Tree, Tree] | None:
+    def original(self) -> tuple[Tree, Tree, np.ndarray | None] | None:
         """The newest images alone."""
         return self._original
 
@@ -140,14 +140,14 @@ class FrameStackEnvs(EnvsWrapper):
         """Begin a new episode everywhere."""
         self.frames = np.zeros_like(self.frames)
         obs = self.envs.reset()
-        self._original = obs, None
+        self._original: tuple[Tree, Tree, np.ndarray | None] = obs, None, None
         self.frames[:, -self.channels :] = obs
         return _channels_last(self.frames)
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         step, ended, before = self.envs.step_arrays(actions), None, self.frames
-        self._original = step.obs, step.ended and step.ended.final_obs
+        self._original = step.obs, step.ended and step.ended.final_obs, step.reward
         self.frames = np.empty_like(before)
         self.frames[:, : -self.channels] = before[:, self.channels :]
         if step.ended is not None:

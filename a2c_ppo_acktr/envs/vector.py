@@ -49,15 +49,15 @@ class Envs(VecEnv):
         return self._signals
 
     @property
-    def original(self) -> tuple[Tree, Tree] | None:
-        """The latest observations, and final ones, as the environments gave them; None where nothing changed them."""
+    def original(self) -> tuple[Tree, Tree, np.ndarray | None] | None:
+        """The latest observations, final ones and rewards as they were given; None where nothing changed them."""
         return None
 
     @property
     def spaces(self) -> EnvSpaces:
         """What an algorithm needs to know."""
         parts = self.observation_space, self.action_space, self.signal_spaces, self.frame_stack, self.clip_actions
-        return EnvSpaces(*parts)
+        return EnvSpaces(*parts, self.normalizer)
 
     @abstractmethod
     def step_arrays(self, actions: np.ndarray) -> StepArrays:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium import spaces
 
-from a2c_ppo_acktr.experts.files import PER_STEP, Trajectory, checked, fail, read
+from a2c_ppo_acktr.experts.files import PER_STEP, Trajectory, checked, fail, lacks_actions, per_step, read
 from a2c_ppo_acktr.flags import flag
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.spaces import concatenate, index, leaf_shape
@@ -27,10 +27,16 @@ class ImitationConfig:
     num_trajectories: int | None = flag(None, "episodes to learn from, drawn by --seed (default: all)", low=1)
     subsample: int = flag(1, "keep one in so many steps of each episode", low=1)
 
+    @property
+    def reads_actions(self) -> bool:
+        """Whether it learns from the expert's actions, so that it needs them."""
+        return True
+
     def load(self, env_name: str, seed: int) -> "Demonstrations":
         """What the flags name; `UsageError` where it is missing or damaged."""
         source = self.demonstrations or find(self.gail_experts_dir, env_name)
-        return load(source, self.num_trajectories, self.subsample, np.random.default_rng(seed))
+        shown = load(source, self.num_trajectories, self.subsample, np.random.default_rng(seed))
+        return dataclasses.replace(shown, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +55,7 @@ class Demonstrations:
     episodes: np.ndarray
     """[S] the episode that a step is of."""
     actions: np.ndarray
+    """[S, ...], or [S, 0] where they were not recorded."""
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
@@ -60,6 +67,8 @@ class Demonstrations:
     """[E] raw returns of the whole episodes."""
     deaths: np.ndarray
     """[E] how many steps of the whole episodes were terminated."""
+    seed: int
+    """Of what is drawn among them."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,6 +77,18 @@ class Demonstrations:
     def frame_stack(self) -> int:
         """Images that an observation stacks."""
         return self.meta["frame_stack"]
+
+    @property
+    def ends_known(self) -> bool:
+        """Whether it is known how episodes ended; files that lack final observations, as upstream's, do not tell."""
+        return self.meta.get("final_obs", True)
+
+    def recorded_elsewhere(self, env_names: Collection[str], env_kwargs: Mapping[str, Any]) -> str | None:
+        """What they were recorded in, where it is known to be another environment or one of other settings."""
+        name, kwargs = self.meta.get("env_name"), self.meta.get("env_kwargs")
+        if (name is None or name in env_names) and (kwargs is None or kwargs == env_kwargs):
+            return None
+        return " ".join([str(name), *(f"{key}={value}" for key, value in (kwargs or {}).items())])
 
     @property
     def obs(self) -> Tree:
@@ -103,12 +124,12 @@ class Demonstrations:
         for start in range(0, len(order), batch_size):
             yield self.select(order[start : start + batch_size])
 
-    def check(self, observation_space: spaces.Space, action_space: spaces.Space) -> "Demonstrations":
+    def check(self, observation_space: spaces.Space, action_space: spaces.Space | None) -> "Demonstrations":
         """The same with actions in the space's shape and type, so that one can learn from it in an environment.
 
         Args:
             observation_space: the learner's, with stacked images.
-            action_space: the environment's.
+            action_space: the environment's; None for those who read no actions, which are then left as they are.
 
         Raises:
             UsageError: observations or actions do not fit.
@@ -119,10 +140,14 @@ class Demonstrations:
             if shape != leaf_shape(space) or not np.can_cast(leaf.dtype, np.dtype(space.dtype), "same_kind"):
                 self._misfit(name, f"of shape {list(shape)} and type {leaf.dtype}", space)
             self._check_range(name, leaf, space, getattr(space, "start", 0))
+        if action_space is None:
+            return self
         return dataclasses.replace(self, actions=self._actions_in(action_space))
 
     def _actions_in(self, space: spaces.Space) -> np.ndarray:
         actions, shape = self.actions, leaf_shape(space)
+        if lacks_actions(actions):
+            fail(self.source, "lacks actions, without which bco learns, and --gail with --gail-input state")
         if actions.shape[1:] == (1,) and shape == ():  # upstream's files have an axis for every action
             actions = actions[:, 0]
         if actions.shape[1:] != shape:
@@ -213,7 +238,7 @@ def load(
 
 
 def _join(source: str | Path, trajectories: Sequence[Trajectory], meta: dict[str, Any]) -> Demonstrations:
-    arrays = {name: np.concatenate([getattr(t, name) for t in trajectories]) for name in PER_STEP}
+    arrays = per_step(trajectories)
     lengths = np.array([len(t.rewards) for t in trajectories])
     ended = arrays["terminated"] | arrays["truncated"]
     lives = np.cumsum(ended) - ended
@@ -231,5 +256,6 @@ def _join(source: str | Path, trajectories: Sequence[Trajectory], meta: dict[str
         lengths=lengths,
         returns=np.array([t.episode_return for t in trajectories]),
         deaths=np.array([np.count_nonzero(t.terminated) for t in trajectories]),
+        seed=0,
         **arrays,
     )

@@ -5,6 +5,7 @@ A file is one `.npz`, which NumPy reads without running code; E episodes, S step
     meta                    JSON: format, version, frame_stack, and what is known of the recording (see `save`)
     lengths, returns        [E] steps and raw return of each episode
     actions                 [S, ...] as the agent sent them: choices counted from 0, continuous ones before any clipping
+                            (missing, [S, 0] or NaN: not recorded, which is enough for those who learn from states)
     rewards                 [S] as the environment gave them
     terminated, truncated   [S]
     obs, obs/<key>/...      [S + ends, ...] before normalization; floats as float32, images channels first
@@ -14,23 +15,23 @@ was lost (an Atari episode is a whole game): the observation that the step led t
 one of the next life. Of stacked images the newest alone is kept; a stack begins anew with each life, as in training.
 """
 
-import contextlib
 import importlib
 import json
-import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 import torch
 from gymnasium import spaces
 
+from a2c_ppo_acktr.experts.archive import Archive, check_size, fail, reading
 from a2c_ppo_acktr.files import write_atomically
 from a2c_ppo_acktr.interfaces import Tree
+from a2c_ppo_acktr.memory import available_memory
 from a2c_ppo_acktr.spaces import concatenate, has_channels_last, index, tree_map
 from a2c_ppo_acktr.utils import UsageError
 
@@ -39,6 +40,8 @@ VERSION = 1
 MINARI = "minari:"
 PER_STEP = ("actions", "rewards", "terminated", "truncated")
 UPSTREAM = ("states", "actions", "rewards", "lengths")
+ACTIONS = "actions"
+"""What a file may lack."""
 NUMBERS = "biuf"
 KINDS = {
     "lengths": "iu",
@@ -57,15 +60,11 @@ class Trajectory(NamedTuple):
     obs: Tree
     """[T + K, ...]"""
     actions: np.ndarray
+    """[T, ...], or [T, 0] where they were not recorded."""
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     episode_return: float
-
-
-def fail(source: str | Path, defect: str) -> NoReturn:
-    """Say what is wrong with demonstrations."""
-    raise UsageError(f"demonstrations {source}: {defect}")
 
 
 def save(path: str | Path, trajectories: Sequence[Trajectory], *, frame_stack: int = 1, **meta: Any) -> None:
@@ -89,7 +88,7 @@ def save(path: str | Path, trajectories: Sequence[Trajectory], *, frame_stack: i
         "meta": np.array(json.dumps(head, default=str)),
         "lengths": np.array([len(t.rewards) for t in trajectories]),
         "returns": np.array([t.episode_return for t in trajectories], np.float64),
-        **{name: np.concatenate([getattr(t, name) for t in trajectories]) for name in PER_STEP},
+        **per_step(trajectories),
         **leaves,
     }
 
@@ -123,6 +122,24 @@ def read(source: str | Path) -> tuple[list[Trajectory], dict[str, Any]]:
     return READERS[suffix](source)
 
 
+def per_step(trajectories: Sequence[Trajectory]) -> dict[str, np.ndarray]:
+    """The arrays of `PER_STEP`, episode after episode; actions that one of them lacks, none has."""
+    arrays = {name: [getattr(one, name) for one in trajectories] for name in PER_STEP}
+    if any(lacks_actions(part) for part in arrays[ACTIONS]):
+        arrays[ACTIONS] = [nothing(len(part)) for part in arrays[ACTIONS]]
+    return {name: np.concatenate(parts) for name, parts in arrays.items()}
+
+
+def nothing(length: int) -> np.ndarray:
+    """`[T, 0]`, in the place of actions that were not recorded."""
+    return np.zeros((length, 0), np.float32)
+
+
+def lacks_actions(actions: np.ndarray) -> bool:
+    """Whether there are none."""
+    return actions.shape[1:] == (0,)
+
+
 def from_padded(source: str | Path, arrays: Mapping[str, np.ndarray]) -> list[Trajectory]:
     """Episodes from arrays padded to T: states and actions `[E, T, ...]`, rewards `[E, T]`, lengths `[E]`."""
     states, actions, rewards, lengths = (arrays[name] for name in UPSTREAM)
@@ -154,6 +171,8 @@ def checked(source: str | Path, number: int, trajectory: Trajectory) -> Trajecto
     if len(ended) == 0 or not ended[-1]:
         fail(source, f"{episode} is empty" if len(ended) == 0 else f"{episode}: its last step is no end")
     obs, actions = tree_map(_as_float32, (trajectory.obs, trajectory.actions))
+    if actions.dtype.kind == "f" and len(actions) == length and np.isnan(actions).all():
+        actions = nothing(length)
     leaves: dict[str, np.ndarray] = {"actions": actions, "rewards": trajectory.rewards}
     _name_leaves(obs, "obs", leaves)
     for name, leaf in leaves.items():
@@ -170,31 +189,19 @@ def _as_float32(leaf: np.ndarray) -> np.ndarray:
         return leaf.astype(np.float32, copy=False) if leaf.dtype.kind == "f" else leaf
 
 
-@contextlib.contextmanager
-def _reading(source: str | Path, *expected: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except expected:
-        raise
-    except pickle.UnpicklingError:
-        fail(source, "not a file of tensors, or one whose loading would run code")
-    except Exception as error:  # damage makes zipfile, zlib, NumPy, torch, json and Minari raise whatever it leads to
-        lines = str(error).splitlines()
-        fail(source, f"cannot be read: {type(error).__name__}" + (f": {lines[0]}" if lines else ""))
-
-
 def _read_npz(path: str | Path) -> tuple[list[Trajectory], dict[str, Any]]:
     if not zipfile.is_zipfile(path):
         fail(path, "cut short, or not a .npz")
-    with _reading(path), np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
-    if missing := {"meta", *KINDS} - arrays.keys():
-        fail(path, f"lacks {', '.join(sorted(missing))}")
-    with _reading(path):
-        meta = json.loads(str(arrays["meta"]))
+    with reading(path, UsageError), np.load(path, allow_pickle=False) as file:
+        archive = Archive(path, file)
+        if missing := {"meta", *KINDS} - {ACTIONS} - archive.sizes.keys():
+            fail(path, f"lacks {', '.join(sorted(missing))}")
+        meta = json.loads(str(archive["meta"]))
         head = meta["format"], meta["version"]
         names, stacked, final = meta["obs"], meta["frame_stack"], meta.get("final_obs", True)
-        obs = _find_leaves(names, arrays)
+        obs = _find_leaves(names, archive)
+        arrays = {name: archive[name] for name in KINDS if name in archive.sizes}
+    arrays.setdefault(ACTIONS, nothing(len(arrays["rewards"])))
     if head != (FORMAT, VERSION):
         fail(path, f"of format {head}, this program reads {(FORMAT, VERSION)}")
     leaves: dict[str, np.ndarray] = {}
@@ -237,14 +244,21 @@ def _rows(path: str | Path, arrays: Mapping[str, np.ndarray], leaves: Mapping[st
 
 
 def _read_pt(path: str | Path) -> tuple[list[Trajectory], dict[str, Any]]:
-    with _reading(path), warnings.catch_warnings():
+    with reading(path, UsageError), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged files torch first says that they look odd
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(info.file_size for info in archive.infolist())
+            check_size(path, "the whole", unpacked, available_memory())
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    missing = [name for name in UPSTREAM if not isinstance(contents, dict) or name not in contents]
+    needed = [name for name in UPSTREAM if name != ACTIONS]
+    missing = [name for name in needed if not isinstance(contents, dict) or name not in contents]
     if missing:
         fail(path, f"lacks {', '.join(missing)}")
-    with _reading(path):
-        arrays = {name: contents[name].numpy() for name in UPSTREAM}
+    with reading(path):
+        arrays = {name: contents[name].numpy() for name in UPSTREAM if name in contents}
+    check_size(path, "the whole", sum(array.nbytes for array in arrays.values()), available_memory())
+    arrays.setdefault(ACTIONS, np.zeros((*arrays["rewards"].shape, 0), np.float32))
     return from_padded(path, arrays), {"frame_stack": 1, "final_obs": False}
 
 
@@ -258,11 +272,11 @@ def _read_minari(source: str) -> tuple[list[Trajectory], dict[str, Any]]:
         fail(source, f"needs Minari ({error}): pip install -e '.[imitation]'")
     name = source.removeprefix(MINARI)
     try:
-        with _reading(source, FileNotFoundError):
+        with reading(source, FileNotFoundError):
             dataset = minari.load_dataset(name)
     except FileNotFoundError:
         fail(source, f"not on this machine: minari download {name}")
-    with _reading(source):
+    with reading(source):
         episodes = list(dataset.iterate_episodes())
     space, action_space = dataset.observation_space, dataset.action_space
     channels_last = has_channels_last(space)
@@ -289,7 +303,7 @@ def _name_leaves(tree: Tree, name: str, leaves: dict[str, np.ndarray]) -> Any:
     return name
 
 
-def _find_leaves(names: Any, arrays: Mapping[str, np.ndarray]) -> Tree:
+def _find_leaves(names: Any, arrays: Archive) -> Tree:
     """Inverse of `_name_leaves`."""
     if isinstance(names, dict):
         return {key: _find_leaves(part, arrays) for key, part in names.items()}

@@ -124,7 +124,9 @@ class Discriminator(nn.Module):
         vector_size: I.
         image_spaces: of the images.
         hidden_size: width of the two hidden layers.
-        spectral: keep every layer's spectral norm at 1 (Miyato et al. 2018), so that no logit changes faster than x.
+        spectral: keep every layer's spectral norm at 1 (Miyato et al. 2018), so that no logit changes faster than x. Of
+            a convolution that is the norm of its kernel as a matrix, as there, which bounds no slope: a pixel is read
+            at up to k x k places, so of images logits can change faster.
     """
 
     def __init__(

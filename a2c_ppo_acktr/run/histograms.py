@@ -33,7 +33,11 @@ def of_learner(learner: Any) -> dict[str, Histogram]:
 
 def of_tensor(tensor: Tensor) -> Histogram:
     """The distribution of a tensor's finite numbers."""
-    values = tensor.detach().float().cpu().numpy().ravel()
+    values = tensor.detach().double().cpu().numpy().ravel()  # float32's largest numbers have no squares among its own
     values = values[np.isfinite(values)]
-    counts, edges = np.histogram(values, BINS)
+    low, high = (values.min(), values.max()) if len(values) > 0 else (0.0, 0.0)
+    if low == high:  # bins need a width that is seen beside the number
+        margin = max(0.5, 0.01 * abs(low))
+        low, high = low - margin, high + margin
+    counts, edges = np.histogram(values, BINS, (low, high))
     return Histogram(counts, edges, float(values.sum()), float(np.dot(values, values)))

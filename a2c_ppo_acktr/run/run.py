@@ -21,15 +21,11 @@ from a2c_ppo_acktr.run.folder import latest_checkpoint
 from a2c_ppo_acktr.run.logger import Logger
 from a2c_ppo_acktr.run.tracking import Tracker
 from a2c_ppo_acktr.seeding import get_rng_state, set_rng_state
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import Diverged, UsageError
 
 LINE_SECONDS, CHECKPOINT_SECONDS, BEST_SECONDS = 1.0, 60.0, 10.0
 HISTOGRAM_SECONDS, HISTOGRAM_SHARE = 60.0, 0.005
 RECORDED_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "mujoco", "ale-py")
-
-
-class Diverged(RuntimeError):
-    """A loss or gradient stopped being a number."""
 
 
 class Run:

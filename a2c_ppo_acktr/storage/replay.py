@@ -4,22 +4,20 @@ Memory is what `Slots` say; on top come the windows of n steps that are complete
 """
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from a2c_ppo_acktr.interfaces import EnvSpaces, Step, Tree
+from a2c_ppo_acktr.memory import available_memory
 from a2c_ppo_acktr.returns import n_step_windows
 from a2c_ppo_acktr.spaces import to_tensor
 from a2c_ppo_acktr.storage.priorities import SumTree
 from a2c_ppo_acktr.storage.slots import Slots, row_bytes
 from a2c_ppo_acktr.utils import UsageError
 
-CGROUP = Path("/sys/fs/cgroup")
 INDEX_BYTES = 10
 """Of a row: which windows are complete, and their weights with the sums over them."""
 SMALLEST_PRIORITY = 1e-6
@@ -137,8 +135,11 @@ class Buffer(ABC):
         return items, (weights / weights.max()).astype(np.float32)
 
     def _uniform(self, num: int) -> np.ndarray:
-        """Valid items, of draws among those of slots in use: most of them are."""
-        limit = -(-self.observations * len(self.valid) // (self.slots.size * self.slots.num_envs))
+        """Valid items: of draws among those that have begun, where most of these are valid, else from their list."""
+        apart = self.slots.size * self.slots.num_envs // len(self.valid)  # slots from one item to the next
+        limit = -(-self.slots.filled // apart) * self.slots.num_envs
+        if 2 * self.size < limit:
+            return np.random.choice(np.flatnonzero(self.valid), num)
         found = np.empty(0, np.int64)
         while len(found) < num:
             items = (np.random.random_sample(num + num // 4 + 4) * limit).astype(np.int64)
@@ -147,11 +148,16 @@ class Buffer(ABC):
         return found[:num]
 
     def update_priorities(self, items: np.ndarray, priorities: np.ndarray) -> None:
-        """Give `items: [B]` new priorities `[B]`, before the exponent; those that were lost meanwhile stay so."""
+        """Give `items: [B]` new priorities `[B]`, before the exponent; those that were lost meanwhile stay so.
+
+        What is no number is no priority: a network that has diverged says so by its loss, and can still be asked.
+        """
         assert self.tree is not None
         assert priorities.shape == items.shape
         priorities = priorities.astype(np.float64) + SMALLEST_PRIORITY
-        self.max_priority = max(self.max_priority, float(priorities.max()))
+        finite = np.isfinite(priorities)
+        items, priorities = items[finite], priorities[finite]
+        self.max_priority = max(self.max_priority, float(priorities.max(initial=0.0)))
         self.tree.set(items, np.where(self.valid[items], priorities**self.alpha, 0.0))
 
     def describe(self) -> str:
@@ -164,7 +170,8 @@ class Buffer(ABC):
         """What the contents depend on."""
         slots = self.slots
         prioritized = self.tree is not None
-        return {"size": slots.size, "num_envs": slots.num_envs, "n_step": self.n_step, "prioritized": prioritized}
+        sizes = {"size": slots.size, "num_envs": slots.num_envs, "n_step": self.n_step, "prioritized": prioritized}
+        return sizes if slots.normalizer is None else sizes | {"as_given": True}  # older ones were kept normalized
 
     def state_dict(self) -> dict[str, Any] | None:
         """Everything, without a copy; None where it is not to be saved."""
@@ -260,7 +267,7 @@ class Replay(Buffer):
         slot, env = np.divmod(rows, slots.num_envs)
         window = slots.row(slot + np.arange(self.n_step)[:, None], env)
         returns, discounts, lengths = n_step_windows(
-            slots.rewards[window], slots.ended[window], slots.terminated[window], self.gamma
+            slots.rewarded(window), slots.ended[window], slots.terminated[window], self.gamma
         )
         return Transitions(
             to_tensor(slots.read(rows), self.device),
@@ -307,14 +314,3 @@ def check_memory(capacity: int, each: int) -> None:
             f"--buffer-size {capacity}: needs {capacity * each / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
             f"at most {int(free / each)} fit"
         )
-
-
-def available_memory() -> int:
-    """Bytes that this process can still get, a container's limit included."""
-    free = psutil.virtual_memory().available
-    limit, stat = CGROUP / "memory.max", CGROUP / "memory.stat"
-    if limit.is_file() and (text := limit.read_text().strip()) != "max":
-        counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
-        used = int((CGROUP / "memory.current").read_text()) - int(counts.get("inactive_file", 0))  # files read once
-        free = min(free, int(text) - used)
-    return max(0, free)

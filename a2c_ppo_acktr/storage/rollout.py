@@ -101,6 +101,8 @@ class RolloutStorage:
         self.terminated, self.truncated = per_step(torch.bool), per_step(torch.bool)
         self.returns, self.advantages = per_step(), per_step()
         self.old_policy: Tree = {}
+        self.bootstraps_limits = False
+        """Whether a time limit is bootstrapped whatever a learner asks for."""
         self.ended: list[tuple[int, Ended]] = []
         self.t = 0
         stepwise = ("masks", "actions", "values", "log_probs", "rewards", "terminated", "truncated")
@@ -166,6 +168,7 @@ class RolloutStorage:
                 corrects for the difference.
         """
         assert self.t == self.num_steps, f"the rollout holds {self.t} of {self.num_steps} steps"
+        use_proper_time_limits |= self.bootstraps_limits
         values_now, log_probs_now = learner or (self.values, self.log_probs)
         tensors = self.rewards, values_now, log_probs_now, self.log_probs, self.terminated, self.truncated
         xp, (rewards, values, log_probs, old_log_probs, terminated, truncated) = arrays(*tensors)

@@ -138,7 +138,7 @@ class SequenceReplay(Buffer):
         learned = rows[self.burn_in : self.burn_in + self.length]
         window = slots.row(slot[self.burn_in :][: self.length] + np.arange(self.n_step)[:, None, None], env)
         returns, discounts, lengths = n_step_windows(
-            slots.rewards[window], slots.ended[window], slots.terminated[window], self.gamma
+            slots.rewarded(window), slots.ended[window], slots.terminated[window], self.gamma
         )
         ends = lengths + np.arange(self.burn_in, self.burn_in + self.length)[:, None]
 
@@ -151,7 +151,7 @@ class SequenceReplay(Buffer):
         return Sequences(
             obs=tree_map(unflatten, to_tensor(slots.read(rows.ravel()), device)),
             actions=tree_map(unflatten, to_tensor(slots.taken(rows.ravel()), device)),
-            rewards=tensor(slots.rewards[rows]),
+            rewards=tensor(slots.rewarded(rows)),
             masks=tensor(1.0 - slots.first[rows].astype(np.float32)),
             carry=tensor(self.carries[items]),
             acted=tensor(slots.acted[learned]),

@@ -6,9 +6,12 @@ the true successor:
     o_0  o_1  ...  o_T  |  o_0  o_1  ...        o_T is the final observation: nothing was done there
 
 So a successor is the next slot whether the episode went on, was cut or ended, and no window of steps needs to know what
-a reset did. Of stacked images only the newest one is kept; a stack is put together where it is read.
+a reset did. Of stacked images only the newest one is kept; a stack is put together where it is read. Where observations
+and rewards are normalized, they are kept as the environments gave them and normalized where they are read: what was
+stored early and what was stored late is then told by the same, present statistics.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from a2c_ppo_acktr.interfaces import EnvSpaces, Step, Tree
 from a2c_ppo_acktr.spaces import assign, index, is_image, leaf_shape, select, space_map, torch_dtype, tree_map
+from a2c_ppo_acktr.utils import Diverged
 
 
 class Slots:
@@ -40,6 +44,7 @@ class Slots:
         self.first, self.acted = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
         self.cursor, self.envs = np.zeros(num_envs, np.int64), np.arange(num_envs)
         self.standing = False
+        self.normalizer = env_spaces.normalizer
 
     @property
     def filled(self) -> int:
@@ -54,9 +59,16 @@ class Slots:
         """Append one step; returns the rows `[N]` that it was written to.
 
         Afterwards `cursor: [N]` is the slot of the observation that each environment stands at.
+
+        Raises:
+            Diverged: a reward is no number; a distribution of returns would hide it in its outermost atom.
         """
+        step = step if self.normalizer is None else step.as_given()
         if not self.standing:
             self._begin(step)
+        if not math.isfinite(np.add.reduce(step.reward)) and not np.isfinite(step.reward).all():
+            env = int(np.flatnonzero(~np.isfinite(step.reward))[0])
+            raise Diverged(f"the reward of environment {env} is {step.reward[env]}, of which nothing can be learned")
         at, after = self.row(self.cursor, self.envs), self.row(self.cursor + 1, self.envs)
         assign(self.action_views, at, tree_map(_array, step.action))
         self.rewards[at], self.terminated[at] = step.reward, step.terminated
@@ -89,9 +101,10 @@ class Slots:
         self.standing = True
 
     def read(self, rows: np.ndarray) -> Tree:
-        """Observations `[K, ...]` of rows, as the environments gave them."""
+        """Observations `[K, ...]` of rows, as a learner sees them."""
         if self.stack == 1:
-            return tree_map(lambda leaf, view: take(leaf, view, rows), self.obs, self.obs_views)
+            found = tree_map(lambda leaf, view: take(leaf, view, rows), self.obs, self.obs_views)
+            return found if self.normalizer is None else self.normalizer.normalize_obs(tree_map(_array, found))
         slots, envs = np.divmod(rows, self.num_envs)
         places = self.row(slots[:, None] + np.arange(1 - self.stack, 1), envs[:, None])
         images = select(self.obs, 0, torch.from_numpy(places.ravel())).unflatten(0, places.shape)
@@ -100,6 +113,11 @@ class Slots:
             before = np.logical_or.accumulate(begins, axis=1)[:, ::-1]
             images[torch.from_numpy(np.pad(before, ((0, 0), (0, 1))))] = 0
         return images.flatten(1, 2)
+
+    def rewarded(self, rows: np.ndarray) -> np.ndarray:
+        """Rewards `[...]` of rows, float32, as a learner sees them."""
+        rewards = self.rewards[rows]
+        return rewards if self.normalizer is None else self.normalizer.scale_reward(rewards).astype(np.float32)
 
     def taken(self, rows: np.ndarray) -> Tree:
         """Actions `[K, ...]` of rows."""
