@@ -26,7 +26,7 @@ from a2c_ppo_acktr.run.clone import clone_parameters
 from a2c_ppo_acktr.run.run import Diverged, Run
 from a2c_ppo_acktr.seeding import preserve_rng, seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, printable
 from evaluate import evaluate
 
 EVAL_ENVS = 8
@@ -95,7 +95,7 @@ def build(args: arguments.RunConfig) -> Iterator[Parts]:
         stack.callback(envs.close)
         algorithm = make_algorithm(args, envs, demonstrations)
         clone(args, algorithm, envs, resumed)
-        storage = algorithm.make_storage(args.num_steps, args.num_processes)
+        storage = algo.make_storage(algorithm, args.num_steps, args.num_processes)
         collector = algorithm.make_collector(envs, storage)
         settings = arguments.to_plain(args)
         run = Run(args.log, settings, algorithm, collector, envs.normalizer, resumed, envs.camera)
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as interrupted:
         return 128 + interrupted.signum
     except (Diverged, EnvironmentCrash, OSError) as error:
-        print(f"main.py: stopped: {error}", file=sys.stderr)
+        print(f"main.py: stopped: {printable(str(error), lines=True)}", file=sys.stderr)
         return 1
     return 0
 

@@ -18,8 +18,10 @@ from a2c_ppo_acktr.algo.ppo import PPO
 from a2c_ppo_acktr.algo.qr_dqn import QRDQN
 from a2c_ppo_acktr.algo.r2d1 import R2D1
 from a2c_ppo_acktr.algo.rainbow import Rainbow
+from a2c_ppo_acktr.flags import check_flags
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.utils import UsageError, import_from_here
+from a2c_ppo_acktr.spaces import UnsupportedSpace
+from a2c_ppo_acktr.utils import UsageError, import_from_here, reason
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "a2c": A2C,
@@ -36,7 +38,10 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 }
 
 
-__all__ = ["ALGORITHMS", "GAIL", "Algorithm", "AlgorithmConfig", "find", "make"]
+STORAGE = ("insert", "after_update", "describe", "state_dict", "outlasts_updates")
+"""What collecting, saving and telling ask of a storage."""
+
+__all__ = ["ALGORITHMS", "GAIL", "Algorithm", "AlgorithmConfig", "find", "make", "make_storage"]
 
 
 def find(name: str) -> type[Algorithm]:
@@ -59,12 +64,41 @@ def find(name: str) -> type[Algorithm]:
         )
     if inspect.isabstract(found):
         raise UsageError(f"--algo {name}: does not define {', '.join(sorted(found.__abstractmethods__))}")
+    try:
+        check_flags(config)
+    except UsageError as error:
+        raise UsageError(f"--algo {name}: {error}") from error
     return found
 
 
 def make(
     name: str, config: Any, spaces: EnvSpaces, device: torch.device | str = "cpu", gail: GAILConfig | None = None
 ) -> Algorithm:
-    """Build algorithm `name` from an instance of its own `Config`, with `gail` as the learner within `GAIL`."""
-    algorithm = find(name)(spaces, config, torch.device(device))
+    """Build algorithm `name` from an instance of its own `Config`, with `gail` as the learner within `GAIL`.
+
+    Raises:
+        UsageError: it cannot be built; of a class of the user's own also what its constructor raised.
+    """
+    kind = find(name)
+    try:
+        algorithm = kind(spaces, config, torch.device(device))
+    except (UsageError, UnsupportedSpace):
+        raise
+    except Exception as error:
+        if name in ALGORITHMS:
+            raise
+        raise UsageError(f"--algo {name}: {kind.__name__}(spaces, config, device): {reason(error)}") from error
     return algorithm if gail is None else GAIL(algorithm, gail)
+
+
+def make_storage(algorithm: Algorithm, num_steps: int, num_envs: int) -> Any:
+    """The algorithm's storage.
+
+    Raises:
+        UsageError: it makes none that can be stepped into, saved and told of.
+    """
+    storage = algorithm.make_storage(num_steps, num_envs)
+    if missing := [name for name in STORAGE if not hasattr(storage, name)]:
+        kind, given = type(algorithm).__name__, type(storage).__name__
+        raise UsageError(f"{kind}.make_storage gave {given}, which has no {', '.join(missing)} (see RolloutStorage)")
+    return storage

@@ -5,11 +5,13 @@ import sys
 import time
 from pathlib import Path
 
+from a2c_ppo_acktr import trust
+
 
 def train_command(folder: Path, flags: list[str]) -> list[str]:
-    """What begins the run of `flags` in `folder`, or continues it from its checkpoint."""
+    """What begins the run of `flags` in `folder`, or continues it from its checkpoint, with the same modules."""
     if latest_checkpoint(folder).is_file():
-        return [sys.executable, "main.py", "--resume", str(folder)]
+        return [sys.executable, "main.py", "--resume", str(folder), *trust.repeat_flags(flags)]
     return [sys.executable, "main.py", *flags, "--log-dir", str(folder)]
 
 
@@ -31,6 +33,6 @@ def progress(folder: Path) -> dict[str, str]:
     path = folder / "progress.csv"
     if not path.is_file():
         return {}
-    text = path.read_text()
+    text = path.read_text(errors="replace")
     rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
     return rows[-1] if rows else {}

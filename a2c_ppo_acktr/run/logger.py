@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.files import open_to_append, write_atomically
 from a2c_ppo_acktr.run.clock import Clock
+from a2c_ppo_acktr.utils import printable
 
 RECENT_EPISODES = 100
 BAR_INTERVAL = 0.2
@@ -48,9 +50,11 @@ class Logger:
         for rank in range(num_envs):
             path, rows = folder / f"{rank}.monitor.csv", (state["monitor_rows"] + [0] * num_envs)[rank]
             self.monitor_rows.append(_keep_rows(path, 2, rows)[1])
-            if not path.exists():
-                path.write_text(f"#{header}\nr,l,t\n")
-            self.monitors.append(path.open("a"))
+            monitor = open_to_append(path)
+            if monitor.tell() == 0:
+                monitor.write(f"#{header}\nr,l,t\n")
+                monitor.flush()
+            self.monitors.append(monitor)
         self.tensorboard = SummaryWriter(str(folder), purge_step=self.step if self.step else None)
         self.tracker: Any = None
         self.console = Console(highlight=False)
@@ -96,7 +100,7 @@ class Logger:
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Settings and whatever else describes the run, as a table on TensorBoard's page of texts."""
-        rows = [f"|{name}|{value}|" for name, value in facts.items()]
+        rows = [f"|{name}|{printable(str(value))}|" for name, value in facts.items()]
         self.tensorboard.add_text("hyperparameters", "\n".join(["|name|value|", "|-|-|", *rows]), self.step)
 
     def histograms(self, histograms: Mapping[str, Any], step: int) -> None:
@@ -139,12 +143,13 @@ class Logger:
         if new:
             self.columns += new
             _rewrite_with_columns(path, self.columns)
-        with path.open("a", newline="") as file:
+        with open_to_append(path) as file:
             csv.DictWriter(file, self.columns, restval="").writerow(row)
         self.progress_rows += 1
 
     def say(self, text: str) -> None:
         """One line for the user, above the progress bar."""
+        text = printable(text)
         if self.bar is not None:
             self.bar.console.print(text, markup=False)
         else:
@@ -156,7 +161,7 @@ class Logger:
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in rows.items():
-            table.add_row(name, value)
+            table.add_row(name, escape(printable(value)))
         self.console.print(table)
 
     def mean_return(self) -> float | None:

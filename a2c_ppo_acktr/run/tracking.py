@@ -11,6 +11,8 @@ from a2c_ppo_acktr.run.config import LogConfig
 from a2c_ppo_acktr.run.histograms import Histogram
 
 START_SECONDS, FINISH_SECONDS = 10, 30
+WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+"""What the library reads in the environment's WANDB_MODE."""
 
 
 class Tracker:
