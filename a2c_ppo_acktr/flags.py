@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from a2c_ppo_acktr.utils import UsageError
 
-LARGEST_INT, LARGEST_FLOAT = 10**15, 3e38
-"""Bounds where a flag has none of its own: integers that floats tell apart, and float32's range."""
+LARGEST_INT, LARGEST_FLOAT = 10**15, 1e9
+"""Bounds where a flag has none of its own: integers that floats tell apart, numbers whose products float32 holds."""
 WIDEST, LONGEST = 16_384, 10_000_000
 """Bounds of sizes that memory is taken for: units of a layer, and steps, rows or the like."""
 LARGEST_SEED = 2**32 - 1

@@ -22,6 +22,8 @@ from a2c_ppo_acktr.utils import printable
 
 RECENT_EPISODES = 100
 BAR_INTERVAL = 0.2
+AS_IT_IS: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""How files are read and written again that may have been damaged: what is no text stays what it is."""
 
 
 class Logger:
@@ -203,10 +205,10 @@ def _keep_rows(path: Path, header_lines: int, rows: int) -> tuple[list[str], int
     """Cut a CSV file down to its header and first `rows` rows; the columns of its last header line, and its rows."""
     if not path.exists():
         return [], 0
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(**AS_IT_IS).splitlines(keepends=True)
     kept = lines[: header_lines + rows]
     if len(kept) < len(lines):
-        write_atomically(path, lambda temporary: temporary.write_text("".join(kept)))
+        write_atomically(path, lambda temporary: temporary.write_text("".join(kept), **AS_IT_IS))
     return next(csv.reader(kept[header_lines - 1 : header_lines]), []), max(0, len(kept) - header_lines)
 
 
@@ -214,12 +216,12 @@ def _rewrite_with_columns(path: Path, columns: list[str]) -> None:
     """Give a CSV file further columns, empty in the rows that it has."""
     rows: list[dict[str, str]] = []
     if path.exists():
-        with path.open(newline="") as file:
+        with path.open(newline="", **AS_IT_IS) as file:
             rows = list(csv.DictReader(file))
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
+        with temporary.open("w", newline="", **AS_IT_IS) as file:
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
 
