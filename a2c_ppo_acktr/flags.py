@@ -52,6 +52,8 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             if not _is_text(word):
                 raise UsageError(f"{word}: expected text in {sys.getfilesystemencoding()}, without null characters")
+            if word.startswith("--") and word.endswith("=--"):
+                raise UsageError(f"{word}: expected a value")  # argparse takes it for none, and fails
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -5,7 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete
 
 import evaluate
 import main
@@ -105,6 +107,19 @@ def test_numbers_have_bounds_and_the_line_says_which(words, says, capsys, tmp_pa
     assert error.endswith(f"{says}\n") or "nn-base" in words
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rollout_that_memory_does_not_hold_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(algo, "available_memory", lambda: 10**6)
+    words = "--env-name CartPole-v1 --num-processes 10 --num-steps {} --num-env-steps 10 --save-dir= --log-dir run"
+    assert main.main(words.format(6250).split()) == 2  # 6251 x 10 x 16 bytes
+    error = capsys.readouterr().err
+    assert "--num-steps 6250 --num-processes 10: the observations of a rollout need 0.0 GB and 0.0 GB are free" in error
+    assert list(tmp_path.iterdir()) == []
+    spaces = evaluate.algo.EnvSpaces(Box(-1, 1, (4,), np.float32), Discrete(2), {})
+    learner = algo.make("a2c", algo.find("a2c").Config(), spaces)
+    assert algo.make_storage(learner, 6249, 10).num_steps == 6249
 
 
 def test_what_has_no_bound_by_itself_may_be_infinite():

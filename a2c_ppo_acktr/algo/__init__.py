@@ -1,6 +1,7 @@
 """The registry: one line per algorithm, and learners of the user's own."""
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from a2c_ppo_acktr.algo.r2d1 import R2D1
 from a2c_ppo_acktr.algo.rainbow import Rainbow
 from a2c_ppo_acktr.flags import check_flags
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.spaces import UnsupportedSpace
+from a2c_ppo_acktr.spaces import UnsupportedSpace, leaf_shape, space_map, torch_dtype
+from a2c_ppo_acktr.storage.replay import available_memory
 from a2c_ppo_acktr.utils import UsageError, import_from_here, reason
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
@@ -91,12 +93,26 @@ def make(
     return algorithm if gail is None else GAIL(algorithm, gail)
 
 
+def _check_rollout(space: Any, num_steps: int, num_envs: int) -> None:
+    """Refuse observations of a rollout that this machine's memory does not hold."""
+    sizes: list[int] = []
+    space_map(lambda leaf: sizes.append(math.prod(leaf_shape(leaf)) * torch_dtype(leaf).itemsize), space)
+    needed, free = (num_steps + 1) * num_envs * sum(sizes), available_memory()
+    if needed > free:
+        raise UsageError(
+            f"--num-steps {num_steps} --num-processes {num_envs}: the observations of a rollout need {needed / 1e9:.1f} "
+            f"GB and {free / 1e9:.1f} GB are free"
+        )
+
+
 def make_storage(algorithm: Algorithm, num_steps: int, num_envs: int) -> Any:
     """The algorithm's storage.
 
     Raises:
-        UsageError: it makes none that can be stepped into, saved and told of.
+        UsageError: it makes none that can be stepped into, saved and told of, or a rollout would not fit into memory.
     """
+    if algorithm.takes_gail:  # a replay says itself whether it fits
+        _check_rollout(algorithm.spaces.observation, num_steps, num_envs)
     storage = algorithm.make_storage(num_steps, num_envs)
     if missing := [name for name in STORAGE if not hasattr(storage, name)]:
         kind, given = type(algorithm).__name__, type(storage).__name__
