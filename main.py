@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
@@ -157,6 +158,8 @@ def execute(args: arguments.RunConfig) -> None:
 def prepare_process(args: arguments.RunConfig) -> None:
     """Tune and seed what this whole process shares, before anything is built."""
     tune_process()
+    # What diverges is told once, by `Diverged`, and not by each operation on it.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"a2c_ppo_acktr\.")
     if args.log.capture_video:
         prepare_rendering()  # before anything that draws is imported, as it is for the kind of observations
     threads = args.torch_threads

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Discrete
 
 import evaluate
 import main
 from a2c_ppo_acktr import algo, arguments, flags
+from a2c_ppo_acktr.run import histograms
 from a2c_ppo_acktr.utils import UsageError, printable
 from benchmarks import bad_files, bad_input, bad_lines, bad_modules
 from write_and_test import experiments
@@ -303,3 +305,26 @@ def test_learners_are_found_whole(tmp_path):
     for kind in algo.ALGORITHMS.values():
         flags.check_flags(kind.Config)
         arguments._check_own("ours", kind)
+
+
+# what diverges
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[1e20] * 5, [1e20, 1.0000001e20], [3e38, -3e38], [], [float("nan")], [0.0] * 3, [-1.0, 0.5, 2.0]],
+    ids=str,
+)
+def test_every_finite_number_is_in_a_histogram(numbers):
+    found = histograms.of_tensor(torch.tensor(numbers))
+    assert found.counts.sum() == np.isfinite(np.array(numbers)).sum()
+    assert len(found.counts) == histograms.BINS
+    assert (np.diff(found.edges) > 0).all()
+
+
+@pytest.mark.parametrize("algorithm", ["dqn --learning-starts 10 --lr 1e5", "ppo --num-mini-batch 2 --lr 1e6"])
+def test_what_diverges_is_no_traceback_and_no_warning_of_each_operation(algorithm, tmp_path):
+    words = [*SMALL.split(), "--num-env-steps", "1000", "--log-interval", "1", "--algo", *algorithm.split()]
+    outcome = bad_input.run("main.py", words, tmp_path)
+    assert outcome.code in (0, 1)
+    assert len(outcome.err.splitlines()) == outcome.code

@@ -12,7 +12,7 @@ import enjoy
 import evaluate
 import main
 from a2c_ppo_acktr import arguments, trust
-from a2c_ppo_acktr.run import checkpoint, folder
+from a2c_ppo_acktr.run import checkpoint, folder, tracking
 from a2c_ppo_acktr.utils import UsageError
 from gail_experts import record
 from write_and_test import experiments, runs
@@ -245,3 +245,10 @@ def test_the_working_directory_is_not_searched_for_a_files_modules(program, tmp_
     )
     assert ended.returncode == 2, ended.stderr
     assert not Path("shared/ran").exists()
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", "", "\x1b[31m", "x" * 100])
+def test_a_tracked_runs_id_is_a_name_and_no_path(name):
+    """W&B makes a folder of it."""
+    assert tracking.ID.fullmatch(name) is None
+    assert tracking.ID.fullmatch("1a2b3c4d") is not None

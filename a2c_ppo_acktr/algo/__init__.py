@@ -100,8 +100,8 @@ def _check_rollout(space: Any, num_steps: int, num_envs: int) -> None:
     needed, free = (num_steps + 1) * num_envs * sum(sizes), available_memory()
     if needed > free:
         raise UsageError(
-            f"--num-steps {num_steps} --num-processes {num_envs}: the observations of a rollout need {needed / 1e9:.1f} "
-            f"GB and {free / 1e9:.1f} GB are free"
+            f"--num-steps {num_steps} --num-processes {num_envs}: the observations of a rollout need "
+            f"{needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         )
 
 

@@ -35,5 +35,10 @@ def of_tensor(tensor: Tensor) -> Histogram:
     """The distribution of a tensor's finite numbers."""
     values = tensor.detach().float().cpu().numpy().ravel()
     values = values[np.isfinite(values)]
-    counts, edges = np.histogram(values, BINS)
+    values = values.astype(np.float64)
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
+    finest = 2 * BINS * np.spacing(max(abs(low), abs(high)))  # numbers that diverge are too close for so many bins
+    if high - low < finest or high == low:
+        low, high = low - max(0.5, finest), high + max(0.5, finest)
+    counts, edges = np.histogram(values, BINS, (low, high))
     return Histogram(counts, edges, float(values.sum()), float(np.dot(values, values)))
