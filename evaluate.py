@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -126,13 +127,13 @@ def load_agent(
         algorithm.load_state_dict(contents["algorithm"])
         if envs.normalizer is not None and contents["normalizer"] is not None:
             envs.normalizer.load_state_dict(contents["normalizer"])
-    except (RuntimeError, ValueError) as error:
+    except BaseException as error:
         envs.close()
-        why = " ".join(str(error).split()).partition(": ")[2] or str(error)  # torch names its class first
+        if isinstance(error, UsageError) or not isinstance(error, Exception):
+            raise
+        said = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        why = re.sub(r"^Error\(s\) in loading state_dict for \w+: ", "", said)
         raise UsageError(f"checkpoint {path} does not fit {config.env_name}: {why}") from error
-    except BaseException:
-        envs.close()
-        raise
     return algorithm, envs
 
 

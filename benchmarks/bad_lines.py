@@ -218,7 +218,6 @@ def several(chance: random.Random) -> Case:
             "--algo a2c --resume nowhere",
             "--algo a2c --save-name ../x",
             "--algo a2c --env-kwargs nothing=1",
-            "--algo a2c --vec-env envpool",
             "--algo ppo --preset nothing",
             "--algo a2c --env-kwargs x",
             "--algo a2c --aux-wrapper-kwargs nothing=1",
