@@ -7,19 +7,19 @@ when it ends.
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from a2c_ppo_acktr import flags
+from a2c_ppo_acktr import flags, trust
 from a2c_ppo_acktr.acting.collect import finished_episodes
 from a2c_ppo_acktr.envs.video.camera import DEFAULT_FPS, Film
 from a2c_ppo_acktr.envs.video.rendering import has_display
+from a2c_ppo_acktr.files import check_writable
 from a2c_ppo_acktr.interfaces import Step, StepArrays
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.seeding import seed_everything
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, printable
 from evaluate import FOREVER, evaluate, exit_code, load_agent, make_agent_parser
 
 
@@ -39,17 +39,20 @@ def filming(film: Film, num_episodes: int) -> Callable[[Callable[[], np.ndarray]
 def finish(film: Film) -> None:
     """Close a film and say where it is."""
     film.close()
-    print(f"wrote {film.path}: {film.count} pictures")
+    print(printable(f"wrote {film.path}: {film.count} pictures"))
 
 
 def enjoy(args: Any) -> None:
     """Play the checkpoint that the flags name."""
     path = checkpoint.find(args.load_dir, args.env_name)
-    if args.video is None and not has_display():
+    target = None if args.video is None else check_writable("--video", args.video)
+    if target is None and not has_display():
         raise UsageError("there is no display for a window: use --video FILE")
     seed_everything(args.seed)
-    render_mode = "human" if args.video is None else "rgb_array"
-    algorithm, envs = load_agent(path, env_name=args.env_name, seed=args.seed, render_mode=render_mode)
+    render_mode = "human" if target is None else "rgb_array"
+    algorithm, envs = load_agent(
+        path, env_name=args.env_name, seed=args.seed, render_mode=render_mode, trusted=trust.given(args)
+    )
     steps = played = 0
 
     def on_step(step: Step, arrays: StepArrays) -> None:
@@ -63,9 +66,9 @@ def enjoy(args: Any) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.callback(envs.close)
-        num_episodes = args.num_episodes or (1 if args.video is not None else FOREVER)
-        if args.video is not None:
-            film = Film(Path(args.video), envs.get_attr("metadata")[0].get("render_fps") or DEFAULT_FPS)
+        num_episodes = args.num_episodes or (1 if target is not None else FOREVER)
+        if target is not None:
+            film = Film(target, envs.get_attr("metadata")[0].get("render_fps") or DEFAULT_FPS)
             stack.callback(finish, film)
             envs.set_attr("camera", filming(film, num_episodes))
         with contextlib.suppress(KeyboardInterrupt):

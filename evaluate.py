@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,21 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from a2c_ppo_acktr import algo, arguments, flags
+from a2c_ppo_acktr import algo, arguments, flags, trust
 from a2c_ppo_acktr.acting import recording
 from a2c_ppo_acktr.acting.callbacks import DataCallback, StateCallback
 from a2c_ppo_acktr.acting.collect import Stepper
-from a2c_ppo_acktr.acting.record import Forced, Inspected, Recorder, Scores
+from a2c_ppo_acktr.acting.record import Forced, Inspected, Recorder, Scores, check_forced
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.envs.video.camera import filming
-from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.files import check_writable, write_named
 from a2c_ppo_acktr.interfaces import Step, StepArrays
 from a2c_ppo_acktr.process import default_threads, set_threads
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, printable
 
 FOREVER = 10**9
 
@@ -104,6 +106,7 @@ def load_agent(
     seed: int = 1,
     render_mode: str | None = None,
     vec_env: str | None = None,
+    trusted: trust.Trust = False,
 ) -> tuple[algo.Algorithm, Envs]:
     """The agent of a checkpoint, and environments as it was trained in, with its statistics, frozen.
 
@@ -114,11 +117,13 @@ def load_agent(
         seed: of the first environment.
         render_mode: as Gymnasium's.
         vec_env: another backend than the one it was trained with, such as `dummy`, whose environments have attributes.
+        trusted: modules that the checkpoint names and that may be imported, which runs them: True is all.
 
     Raises:
-        UsageError: the checkpoint cannot be read, or does not fit the environment.
+        UsageError: the checkpoint cannot be read, does not fit the environment, or names a module that is not trusted.
     """
     contents = checkpoint.load(path)
+    trust.demand(contents["settings"], path, trusted, replaced=("env_name",) if env_name else ())
     args = arguments.from_plain(contents["settings"])
     config = dataclasses.replace(
         args.env,
@@ -132,9 +137,13 @@ def load_agent(
         algorithm.load_state_dict(contents["algorithm"])
         if envs.normalizer is not None and contents["normalizer"] is not None:
             envs.normalizer.load_state_dict(contents["normalizer"])
-    except (RuntimeError, ValueError) as error:
+    except BaseException as error:
         envs.close()
-        raise UsageError(f"checkpoint {path} does not fit {config.env_name}: {str(error).splitlines()[0]}") from error
+        if isinstance(error, UsageError) or not isinstance(error, Exception):
+            raise
+        said = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        why = re.sub(r"^Error\(s\) in loading state_dict for \w+: ", "", said)
+        raise UsageError(f"checkpoint {path} does not fit {config.env_name}: {why}") from error
     return algorithm, envs
 
 
@@ -143,9 +152,10 @@ def make_agent_parser(program: str, description: str | None) -> flags.Parser:
     parser = flags.Parser(prog=program, description=description)
     parser.add_argument("--load-dir", default="./trained_models/", help="<save-dir>/<algo>, a run folder or a file")
     parser.add_argument("--env-name", default=None, help="environment (default: the one of the checkpoint)")
-    seed = flags.bounded_int("--seed", 0)
+    seed = flags.bounded_int("--seed", 0, flags.LARGEST_SEED)
     parser.add_argument("--seed", type=seed, default=1, help="of actions and environments (default: 1)")
     parser.add_argument("--non-det", action="store_true", default=False, help="sample actions")
+    trust.add_flags(parser, plays=True)
     return parser
 
 
@@ -153,12 +163,22 @@ def make_parser() -> flags.Parser:
     """The flags."""
     parser, reader = make_agent_parser("evaluate.py", __doc__), flags.bounded_int
     parser.add_argument("--num-episodes", type=reader("--num-episodes", 1), default=100, help="episodes (default: 100)")
-    parser.add_argument("--num-processes", type=reader("--num-processes", 1), default=8, help="environments at once")
+    parser.add_argument(
+        "--num-processes",
+        type=reader("--num-processes", 1, arguments.MOST_ENVIRONMENTS),
+        default=8,
+        help="environments at once (default: 8)",
+    )
     parser.add_argument("--record", default=None, metavar="FILE.npz", help="record what it saw, did and computed there")
     parser.add_argument(
         "--with-activations", action="store_true", default=False, help="record every layer's output too"
     )
-    parser.add_argument("--action", type=flags.read_value, default=None, help="always take this action instead")
+    parser.add_argument(
+        "--action",
+        type=flags.read_value,
+        default=None,
+        help="always take this action instead: a choice counted from 0, whatever the environment calls it, or a list",
+    )
     parser.add_argument(
         "--evaluate-steps", type=reader("--evaluate-steps", 1), default=None, help="stop after so many steps"
     )
@@ -178,11 +198,15 @@ def exit_code(program: str, play: Callable[[], Any]) -> int:
     """What a program that plays a checkpoint ends with: 0, or one line for the user and what shells expect."""
     try:
         play()
+        sys.stdout.flush()  # here, where a reader that has gone is found out
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say at the exit
+        return 1
     except (UsageError, UnsupportedSpace) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
     except (EnvironmentCrash, OSError) as error:
-        print(f"{program}: stopped: {error}", file=sys.stderr)
+        print(f"{program}: stopped: {printable(str(error), lines=True)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -204,24 +228,39 @@ def summary(result: Mapping[str, Any]) -> str:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate the checkpoint that the flags name; the result as plain numbers."""
     path = checkpoint.find(args.load_dir, args.env_name)
+    record, target, films = (
+        None if text is None else check_writable(flag, text, folder=flag == "--video")
+        for flag, text in (("--record", args.record), ("--json", args.json), ("--video", args.video))
+    )
+    if record is not None and record.suffix != ".npz":
+        raise UsageError(f"--record {args.record}: expected a name that ends in .npz")
     seed_everything(args.seed)
     num_envs = min(args.num_processes, args.num_episodes)
-    mode = "rgb_array" if args.video else None
-    algorithm, envs = load_agent(path, env_name=args.env_name, num_envs=num_envs, seed=args.seed, render_mode=mode)
+    mode = "rgb_array" if films is not None else None
+    algorithm, envs = load_agent(
+        path,
+        env_name=args.env_name,
+        num_envs=num_envs,
+        seed=args.seed,
+        render_mode=mode,
+        trusted=trust.given(args),
+    )
     with contextlib.closing(envs):
+        if args.action is not None:
+            check_forced("--action", args.action, envs.action_space)
         played = evaluate(
             algorithm,
             envs,
             args.num_episodes,
             explore=args.non_det,
-            record=args.record is not None,
+            record=record is not None,
             with_activations=args.with_activations,
             actions=args.action,
             evaluate_steps=args.evaluate_steps,
-            films={e: Path(args.video) / f"episode-{e}.mp4" for e in args.video_episodes} if args.video else None,
+            films={e: films / f"episode-{e}.mp4" for e in args.video_episodes} if films is not None else None,
         )
-    if args.record is not None:
-        recording.save(args.record, played)
+    if record is not None:
+        recording.save(record, played)
     whole = ~np.isnan(played["returns"])  # --evaluate-steps may cut the last ones
     returns = played["returns"][whole]
     result = {
@@ -230,9 +269,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "returns": returns.tolist(),
         "lengths": played["lengths"][whole].tolist(),
     }
-    if args.json is not None:
+    if target is not None:
         text = json.dumps({"checkpoint": str(path), "deterministic": not args.non_det, "seed": args.seed} | result)
-        write_atomically(Path(args.json), lambda temporary: temporary.write_text(text + "\n"))
+        write_named(target, lambda temporary: temporary.write_text(text + "\n"))
     return result
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
@@ -28,7 +29,7 @@ from a2c_ppo_acktr.run.clone import clone_parameters
 from a2c_ppo_acktr.run.run import Run
 from a2c_ppo_acktr.seeding import preserve_rng, seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace
-from a2c_ppo_acktr.utils import Diverged, UsageError
+from a2c_ppo_acktr.utils import Diverged, UsageError, printable
 from evaluate import evaluate
 
 EVAL_ENVS = 8
@@ -103,7 +104,7 @@ def build(args: arguments.RunConfig) -> Iterator[Parts]:
         stack.callback(envs.close)
         algorithm = make_algorithm(args, envs, demonstrations)
         clone(args, algorithm, envs, resumed)
-        storage = algorithm.make_storage(args.num_steps, args.num_processes)
+        storage = algo.make_storage(algorithm, args.num_steps, args.num_processes)
         collector = algorithm.make_collector(envs, storage)
         settings = arguments.to_plain(args)
         run = Run(args.log, settings, algorithm, collector, envs.normalizer, resumed, envs.camera)
@@ -177,6 +178,8 @@ def execute(args: arguments.RunConfig) -> None:
 def prepare_process(args: arguments.RunConfig) -> None:
     """Tune and seed what this whole process shares, before anything is built."""
     tune_process()
+    # What diverges is told once, by `Diverged`, and not by each operation on it.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"a2c_ppo_acktr\.")
     if args.log.capture_video:
         prepare_rendering()  # before anything that draws is imported, as it is for the kind of observations
     threads = args.torch_threads
@@ -196,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as interrupted:
         return 128 + interrupted.signum
     except (Diverged, EnvironmentCrash, OSError) as error:
-        print(f"main.py: stopped: {error}", file=sys.stderr)
+        print(f"main.py: stopped: {printable(str(error), lines=True)}", file=sys.stderr)
         return 1
     return 0
 

@@ -4,28 +4,38 @@ import argparse
 import dataclasses
 import difflib
 import importlib.util
+import os
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from a2c_ppo_acktr import algo
+from a2c_ppo_acktr import algo, trust
 from a2c_ppo_acktr.algo import ALGORITHMS
 from a2c_ppo_acktr.algo.gail import GAILConfig
 from a2c_ppo_acktr.envs import EnvConfig
 from a2c_ppo_acktr.envs.families import kind_of_observations
 from a2c_ppo_acktr.experts.demonstrations import ImitationConfig
-from a2c_ppo_acktr.flags import Parser, add_flags, fill, flag, flatten
+from a2c_ppo_acktr.files import check_writable
+from a2c_ppo_acktr.flags import LARGEST_SEED, LONGEST, Parser, add_flags, fill, flag, flatten, leaves
 from a2c_ppo_acktr.presets import PRESETS
 from a2c_ppo_acktr.process import lacks_bfloat16
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.config import LogConfig
+from a2c_ppo_acktr.run.tracking import WANDB_MODES
+from a2c_ppo_acktr.spaces import KINDS
 from a2c_ppo_acktr.utils import UsageError
 
 UPSTREAM_PPO_FLAGS = ("ppo_epoch", "num_mini_batch", "clip_param")
 """Upstream parses these for every algorithm: accepted with one line where they have no effect."""
 RETURNS_SPELLINGS = {"returns": None, "use_gae": False}
 """Two flags for one setting, which beat each other's values in a preset and in a resumed run."""
+MOST_ENVIRONMENTS, MOST_THREADS = 65_536, 1_024
+ALIKE = 0.75
+"""How alike a flag must be to be suggested for one that there is not: a slip of the keys, not another word."""
+OTHER_FILES = 64
+"""Files that a run has open beside a monitor of each environment."""
 GAMMA = 0.99
 """Upstream's discount, for algorithms without one of their own."""
 
@@ -37,10 +47,10 @@ class RunConfig:
     algo: str = flag("a2c", f"{', '.join(ALGORITHMS)}, or module:Class of your own from the working directory")
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     num_env_steps: int = flag(10_000_000, "environment steps to train for, such as 1e6", low=1)
-    num_processes: int = flag(16, "environments", low=1)
-    num_steps: int = flag(5, "steps in each environment per update", low=0)
-    seed: int = flag(1, "of everything; environment i gets seed + i", low=0)
-    preset: str | None = flag(None, "published settings by name; flags given beside it win (see presets.py)")
+    num_processes: int = flag(16, "environments", low=1, high=MOST_ENVIRONMENTS)
+    num_steps: int = flag(5, "steps in each environment per update", low=0, high=LONGEST)
+    seed: int = flag(1, "of everything; environment i gets seed + i", low=0, high=LARGEST_SEED)
+    preset: str | None = flag(None, "published settings by name, beside which flags win; of this algorithm")
 
     clone_parameter_experiment: str | None = flag(None, "start from layers of this run folder or checkpoint")
     clone_args: dict[str, Any] = flag(
@@ -51,7 +61,9 @@ class RunConfig:
 
     cuda: bool = flag(True, "use the GPU where there is one")
     cuda_deterministic: bool = flag(False, "forbid nondeterministic kernels")
-    torch_threads: int | None = flag(None, "CPU threads (default: 1 for vectors, all cores for images)", low=1)
+    torch_threads: int | None = flag(
+        None, "CPU threads (default: 1 for vectors, all cores for images)", low=1, high=MOST_THREADS
+    )
 
     gail: bool = flag(False, "imitate demonstrations: a discriminator's reward in place of the environment's")
 
@@ -87,8 +99,12 @@ def parse(argv: Sequence[str] | None = None) -> RunConfig:
         wanted = {"env_name": EnvConfig.env_name, "algo": RunConfig.algo, "seed": str(RunConfig.seed)} | vars(first)
         first.resume = str(checkpoint.find_resumable(first.resume, wanted))
         stored = checkpoint.load(first.resume)["settings"]
+        trust.demand(stored, first.resume, trust.given(first), replaced=vars(first))
+        stored = _without_paths(stored)
     name = getattr(first, "algo", stored.get("algo", RunConfig.algo))
     algorithm = algo.find(name)
+    if ":" in name:
+        _check_own(name, algorithm)
 
     given: dict[str, Any] = {}
     parser = make_parser(name)
@@ -107,6 +123,17 @@ def parse(argv: Sequence[str] | None = None) -> RunConfig:
     args = fill(RunConfig, {**run_values, "config": config, "gail_config": gail_config})
     _check(args, explicit)
     return args
+
+
+def _without_paths(stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a checkpoint that may have come from anywhere: where files go is not for it to say.
+
+    That no copy is wanted, or one below the default folder, is obeyed.
+    """
+    kept = {name: value for name, value in stored.items() if name != "log_dir"}
+    if kept.get("save_dir") not in ("", LogConfig.save_dir):
+        kept.pop("save_dir", None)
+    return kept
 
 
 def to_plain(args: RunConfig) -> dict[str, Any]:
@@ -130,6 +157,23 @@ def read_flags(algorithm: str, argv: Sequence[str]) -> dict[str, Any]:
     return vars(_parse_strictly(make_parser(algorithm), argv))
 
 
+def _check_own(name: str, algorithm: type[algo.Algorithm]) -> None:
+    """Refuse a learner of the user's own whose flags are taken, or whose defaults are of flags that there are not."""
+    run = {field.name for field, _ in leaves(RunConfig)} | {field.name for field in dataclasses.fields(RunConfig)}
+    taken = run | ({field.name for field, _ in leaves(GAILConfig)} if algorithm.takes_gail else set())
+    own = {field.name for field, _ in leaves(algorithm.Config)}
+    if both := sorted(own & (taken | {"help", "cont", "trust"})):
+        raise UsageError(f"--algo {name}: its Config has {', '.join(both)}, which every run has: choose another name")
+    defaults = {"run_defaults": algorithm.run_defaults} | {
+        f"defaults_by_kind[{kind!r}]": values for kind, values in algorithm.defaults_by_kind.items()
+    }
+    for where, values in defaults.items():
+        if unknown := [one for one in values if one not in run | own]:
+            raise UsageError(f"--algo {name}: {where} has {', '.join(unknown)}, which are no flags")
+    if unknown := [kind for kind in algorithm.defaults_by_kind if kind not in KINDS]:
+        raise UsageError(f"--algo {name}: defaults_by_kind has {', '.join(unknown)}: expected {', '.join(KINDS)}")
+
+
 def flag_names(parser: argparse.ArgumentParser) -> list[str]:
     """Every spelling of every flag."""
     return [option for action in parser._actions for option in action.option_strings]
@@ -145,7 +189,11 @@ def make_parser(algorithm: str) -> Parser:
             f"Defaults for {name} observations: {_as_flags(values)}." for name, values in kind.defaults_by_kind.items()
         ),
     )
-    add_flags(parser.add_argument_group("run"), RunConfig, kind.run_defaults)
+    run = parser.add_argument_group("run")
+    add_flags(
+        run, RunConfig, kind.run_defaults, texts={"preset": f": {', '.join(PRESETS.get(algorithm, ())) or 'none'}"}
+    )
+    trust.add_flags(run)
     add_flags(parser.add_argument_group(algorithm), kind.Config, {})
     if kind.takes_gail:
         add_flags(parser.add_argument_group("imitation with --gail"), GAILConfig, {})
@@ -168,8 +216,8 @@ def _defaults_by_kind(algorithm: Any, values: dict[str, Any]) -> dict[str, Any]:
 def _first_pass(argv: list[str]) -> argparse.Namespace:
     """What decides which flags there are."""
     parser = Parser(add_help=False)
-    parser.add_argument("--algo")
-    parser.add_argument("--env-name")
+    trust.add_flags(parser)
+    trust.add_naming_flags(parser)
     parser.add_argument("--seed")
     parser.add_argument("--log-dir")
     parser.add_argument("--exp-name")
@@ -182,7 +230,7 @@ def _first_pass(argv: list[str]) -> argparse.Namespace:
 def _parse_strictly(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
-        close = difflib.get_close_matches(unknown[0].split("=")[0], flag_names(parser), n=1)
+        close = difflib.get_close_matches(unknown[0].split("=")[0], flag_names(parser), n=1, cutoff=ALIKE)
         algorithm = parser.description.split()[-1].rstrip(".") if parser.description else ""
         raise UsageError(
             f"{unknown[0]}: unknown flag for {algorithm}" + (f"; did you mean {close[0]}?" if close else "")
@@ -199,10 +247,8 @@ def _as_flags(values: dict[str, Any]) -> str:
 
 def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
     """Refuse what cannot work; say in one line what has no effect."""
-    for name in ("save_name", "save_subdir"):
-        part = getattr(args.log, name)
-        if part is not None and (not part or Path(part).is_absolute() or ".." in Path(part).parts):
-            raise UsageError(f"--{name.replace('_', '-')} {part}: expected a name below --save-dir")
+    _check_places(args)
+    _check_files(args.num_processes)
     kind = algo.find(args.algo)
     if args.gail and not kind.takes_gail:
         takers = [name for name, one in ALGORITHMS.items() if one.takes_gail]
@@ -211,6 +257,8 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
         raise UsageError(f"--normalize-env: {args.algo} reads rewards, which an evaluation does not normalize")
     if args.log.track and importlib.util.find_spec("wandb") is None:
         raise UsageError("--track needs the wandb extra: pip install -e '.[wandb]'")
+    if args.log.track and (mode := os.environ.get("WANDB_MODE", "online")) not in WANDB_MODES:
+        raise UsageError(f"WANDB_MODE={mode}: choose from {', '.join(WANDB_MODES)}")
     args.config.check(args.num_steps, args.num_processes)
     reasons = _without_effect(args)
     warnings = [f"--{name.replace('_', '-')} {reasons[name]}" for name in explicit if name in reasons]
@@ -218,6 +266,35 @@ def _check(args: RunConfig, explicit: dict[str, Any]) -> None:
         warnings.append("--bfloat16 is slower than float32 on this CPU, which has no instructions for it")
     if warnings:
         print(f"warning: {'; '.join(warnings)}", file=sys.stderr)
+
+
+def _check_places(args: RunConfig) -> None:
+    """Refuse what could not be written once training has begun; nothing is made."""
+    log = args.log
+    for name in ("save_name", "save_subdir"):
+        part = getattr(log, name)
+        if part is not None and (not part or Path(part).is_absolute() or ".." in Path(part).parts):
+            raise UsageError(f"--{name.replace('_', '-')} {part}: expected a name below --save-dir")
+    if log.log_dir is not None:
+        check_writable("--log-dir", log.log_dir, folder=True)
+    if log.resume is None or checkpoint.run_folder_of(log.resume) is None:
+        begins = checkpoint.run_name(to_plain(args))
+        check_writable("--exp-name" if log.exp_name else "--env-name", Path("runs") / begins, folder=True)
+    if log.save_dir:
+        folder, name = checkpoint.copy_name(to_plain(args))
+        check_writable("--save-dir", log.save_dir, folder=True)
+        check_writable("--save-subdir", Path(log.save_dir) / folder, folder=True)
+        check_writable("--save-name", checkpoint.upstream_path(log.save_dir, folder, name))
+
+
+def _check_files(num_processes: int) -> None:
+    """Refuse more environments than this process may have files open, after asking for as many as there are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = num_processes + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        if hard != resource.RLIM_INFINITY and needed > hard:
+            raise UsageError(f"--num-processes {num_processes}: each writes a file, and {hard} may be open (ulimit -n)")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _without_effect(args: RunConfig) -> dict[str, str]:

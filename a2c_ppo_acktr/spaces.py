@@ -136,6 +136,10 @@ SMALLEST_NATURE_IMAGE = 36
 """Pixels that the convolutions of Mnih et al. 2015 need; smaller pictures are grids."""
 
 
+KINDS = ("vector", "grid", "image")
+"""What `kind_of` tells apart."""
+
+
 def kind_of(space: spaces.Space) -> str:
     """What defaults depend on: an `image`, a small `grid` of cells, or anything else, a `vector`."""
     if not is_image(space):

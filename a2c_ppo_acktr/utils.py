@@ -3,6 +3,7 @@
 import importlib
 import math
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,8 +12,23 @@ from torch import nn
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
+def printable(text: str, lines: bool = False) -> str:
+    """What a terminal may be given: control characters, which text of files may hold, become their escapes.
+
+    Args:
+        text: whatever it is.
+        lines: keep its lines, as of a traceback, apart.
+    """
+    return "".join(
+        c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 class UsageError(Exception):
     """The user asked for something impossible: one line that says what would be accepted, exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(" ".join(message.split())))
 
 
 class Diverged(RuntimeError):
@@ -41,10 +57,22 @@ def import_from_here(name: str, flag: str) -> Any:
         UsageError: it cannot be imported; the line begins with the flag that named it.
     """
     module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UsageError(f"{flag} {name}: expected module:attribute, the module as in an import statement")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
+        return getattr(found, attribute) if attribute else found
     except (Exception, SystemExit) as error:  # whatever a module of the user's own raises
-        raise UsageError(f"{flag} {name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise UsageError(f"{flag} {name}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error of the user's own code says, and where it was raised, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename not in (__file__, importlib.__file__) and not f.filename.startswith("<")]
+    if not own:  # the module, or what it should hold, is not there
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error} ({Path(own[-1].filename).name}, line {own[-1].lineno})"

@@ -71,7 +71,7 @@ class Run:
     def evaluate_command(self) -> list[str]:
         """Evaluate the finished training, or the best checkpoint that it kept."""
         agent = self.folder / "checkpoints" / "best.pt" if self.row.metric == "best" else self.folder
-        target = ["--load-dir", str(agent), "--json", str(self.folder / "evaluation.json")]
+        target = ["--load-dir", str(agent), "--trust", "--json", str(self.folder / "evaluation.json")]
         episodes = ["--num-episodes", str(EVALUATION_EPISODES), "--seed", str(TEST_SEED)]
         return [sys.executable, "evaluate.py", *target, *episodes]
 

@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
 from a2c_ppo_acktr import flags
 from a2c_ppo_acktr.experts.files import UPSTREAM, checked, fail, from_padded, save
-from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.files import write_named
 from a2c_ppo_acktr.utils import UsageError
 
 KEYS = ("obs_B_T_Do", "a_B_T_Da", "r_B_T", "len_B")
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, command: str) -> str:
         out = Path(args.pt_file)
         tensors = {name: torch.from_numpy(arrays[name]).float() for name in UPSTREAM[:-1]}
         tensors["lengths"] = torch.from_numpy(arrays["lengths"]).long()
-        write_atomically(out, lambda temporary: torch.save(tensors, temporary))
+        write_named(out, lambda temporary: torch.save(tensors, temporary))
     else:
         out = Path(args.out or Path(args.h5_file).with_suffix(".npz"))
         save(out, trajectories, env_name=args.env_name, command=command, final_obs=False)

@@ -16,16 +16,17 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
-from a2c_ppo_acktr import algo, experts, flags
+from a2c_ppo_acktr import algo, arguments, experts, flags, trust
 from a2c_ppo_acktr.acting.collect import Stepper
 from a2c_ppo_acktr.acting.record import Scores
 from a2c_ppo_acktr.envs import Envs
 from a2c_ppo_acktr.experts.files import Trajectory, save
+from a2c_ppo_acktr.files import check_writable
 from a2c_ppo_acktr.interfaces import Step, StepArrays, Tree
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import index, tree_map
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, printable
 from evaluate import exit_code, load_agent
 
 ATTEMPTS = 10
@@ -134,8 +135,12 @@ def make_parser() -> flags.Parser:
         help=f"episodes to play at most (default: {ATTEMPTS} for each that is wanted)",
     )
     parser.add_argument("--non-det", action="store_true", default=False, help="sample actions")
-    parser.add_argument("--seed", type=reader("--seed", 0), default=1, help="of actions and environments (default: 1)")
-    parser.add_argument("--num-processes", type=reader("--num-processes", 1), default=8, help="environments at once")
+    seed, most = reader("--seed", 0, flags.LARGEST_SEED), arguments.MOST_ENVIRONMENTS
+    parser.add_argument("--seed", type=seed, default=1, help="of actions and environments (default: 1)")
+    parser.add_argument(
+        "--num-processes", type=reader("--num-processes", 1, most), default=8, help="environments at once (default: 8)"
+    )
+    trust.add_flags(parser, plays=True)
     parser.add_argument(
         "--out", default=None, metavar="FILE.npz", help="(default: trajs_<environment>.npz beside this program)"
     )
@@ -158,15 +163,20 @@ def run(args: argparse.Namespace, command: str) -> str:
     path = checkpoint.find(args.checkpoint, args.env_name, "--checkpoint")
     settings: dict[str, Any] = checkpoint.load(path, mmap=True)["settings"]
     settings["env_name"] = args.env_name or settings["env_name"]
-    out = Path(args.out or Path(__file__).parent / f"{experts.file_name(settings['env_name'])}.npz")
+    own = Path(__file__).parent / f"{experts.file_name(settings['env_name'])}.npz"
+    out = check_writable("--out", own if args.out is None else args.out)
     attempts = ATTEMPTS * args.num_trajectories if args.max_attempts is None else args.max_attempts
     if out.suffix != ".npz":
         raise UsageError(f"--out {out}: expected a name that ends in .npz")
     if attempts < args.num_trajectories:
         raise UsageError(f"--max-attempts {attempts}: expected at least --num-trajectories, {args.num_trajectories}")
+    if args.out is None and own.exists():
+        raise UsageError(f"{own} is there already: --out FILE.npz names another file, or this one to replace it")
     seed_everything(args.seed)
     num_envs = min(args.num_processes, args.num_trajectories)
-    algorithm, envs = load_agent(path, env_name=settings["env_name"], num_envs=num_envs, seed=args.seed)
+    algorithm, envs = load_agent(
+        path, env_name=args.env_name, num_envs=num_envs, seed=args.seed, trusted=trust.given(args)
+    )
     with contextlib.closing(envs):
         kept, played = collect(
             algorithm,
@@ -184,7 +194,7 @@ def run(args: argparse.Namespace, command: str) -> str:
     steps = sum(len(trajectory.rewards) for trajectory in kept)
     return (
         f"kept {len(kept)} of {played} episodes, {steps} steps: return mean {returns.mean():.2f}  "
-        f"std {returns.std():.2f}  min {returns.min():.2f}  max {returns.max():.2f}; {verb} {out}"
+        f"std {returns.std():.2f}  min {returns.min():.2f}  max {returns.max():.2f}; {verb} {printable(str(out))}"
     )
 
 

@@ -85,7 +85,7 @@ def test_a_run_takes_no_step_logs_its_losses_and_leaves_a_policy_that_imitates(t
     assert {"losses/validation_loss", "losses/accuracy", "losses/entropy", "losses/grad_norm"} < rows[-1].keys()
     assert float(rows[-1]["losses/accuracy"]) == 1.0
     assert any(row["eval/return_mean"] == "0.0" for row in rows)
-    agent, envs = load_agent(tmp_path / "run" / "checkpoints" / "latest.pt", num_envs=4)
+    agent, envs = load_agent(tmp_path / "run" / "checkpoints" / "latest.pt", num_envs=4, trusted=True)
     np.testing.assert_allclose(envs.normalizer.obs_rms.mean, CUES.mean(0), atol=1e-3)
     assert evaluate(agent, envs, 16)["returns"].mean() == 0
 
@@ -110,6 +110,7 @@ class Remembering(torch.nn.Module):
     def __init__(self, space, *, recurrent=False):
         super().__init__()
         self.output_size, self.carry_size = 4, 3
+        self.scale = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, obs, carry, masks):
         return obs.sum(-1), obs, carry

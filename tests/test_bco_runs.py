@@ -65,9 +65,9 @@ def test_a_run_logs_both_models_and_leaves_a_policy_that_imitates(tmp_path):
     assert float(row["losses/inverse_accuracy"]) == 1.0
     assert 1 <= float(row["charts/inverse_epochs"]) <= 60
     assert float(row["eval/return_mean"]) < 0
-    agent, envs = load_agent(tmp_path / "run" / "checkpoints" / "latest.pt", num_envs=4)
+    agent, envs = load_agent(tmp_path / "run" / "checkpoints" / "latest.pt", num_envs=4, trusted=True)
     assert evaluate(agent, envs, 8)["returns"].mean() < 0
-    main.execute(arguments.parse(["--resume", "run", "--num-env-steps", "4000"]))
+    main.execute(arguments.parse(["--resume", "run", "--num-env-steps", "4000", "--trust"]))
     assert final_state(tmp_path / "run")["update"] == 1
 
 

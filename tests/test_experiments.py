@@ -205,16 +205,18 @@ def test_the_table_says_how_each_experiment_stands(tmp_path, run_instead):
 
 def test_the_command_line_adds_a_cross_product(tmp_path, capsys):
     queue = str(tmp_path / "queue")
-    flags = "--algo ppo --env-name CartPole-v1 --preset classic --no-cuda --num-env-steps 1e4 --env-kwargs a=[1,2]"
-    vary = ["--vary", "lr=1e-3,3e-4", "--vary", "env-kwargs.b=x,[1,[2,(3,)]]", "--name", "first"]
+    flags = "--algo ppo --env-name CartPole-v1 --preset classic --no-cuda --num-env-steps 1e4 --nn-base FlexBase"
+    flags += " --nn-base-kwargs num_shared_layers=1"
+    vary = ["--vary", "lr=1e-3,3e-4", "--vary", "nn-base-kwargs.hidden_size=32,[16,8]", "--name", "first"]
     assert experiments.main(["add", queue, *flags.split(), *vary]) == 0
     names = capsys.readouterr().out.splitlines()
     assert len(names) == 4
-    assert names[0] == "first__CartPole-v1__ppo__env_kwargs.b=x__lr=0.001__seed=1"
+    assert names[0] == "first__CartPole-v1__ppo__nn_base_kwargs.hidden_size=32__lr=0.001__seed=1"
     settings = [experiment.settings for experiment in Queue(queue).experiments()]
-    assert [(one["lr"], one["env_kwargs"]["b"]) for one in settings] == [
-        (lr, b) for lr in (1e-3, 3e-4) for b in ("x", [1, [2, [3]]])
+    assert [(one["lr"], one["nn_base_kwargs"]["hidden_size"]) for one in settings] == [
+        (lr, size) for lr in (1e-3, 3e-4) for size in (32, [16, 8])
     ]
+    assert experiments.read_vary(["env-kwargs.b=x,[1,[2,(3,)]]"]) == {"env_kwargs.b": ["x", [1, [2, (3,)]]]}
     assert settings[0]["cuda"] is False
     assert settings[0]["num_env_steps"] == 10_000
     assert experiments.main(["status", queue]) == 0

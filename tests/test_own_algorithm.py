@@ -38,7 +38,8 @@ def test_it_learns_cartpole_from_the_readmes_command(capsys):
     (command,) = re.findall(r"python main\.py (--algo my_module:MyAlgorithm.*)", (ROOT / "README.md").read_text())
     assert main.main([*command.split(), "--torch-threads", "1", "--log-dir", "run"]) == 0
     capsys.readouterr()
-    assert evaluate.main(["--load-dir", "run", "--num-episodes", "20", "--seed", "7"]) == 0
+    repeated = ["--algo", "my_module:MyAlgorithm"]
+    assert evaluate.main(["--load-dir", "run", "--num-episodes", "20", "--seed", "7", *repeated]) == 0
     mean = float(re.search(r"mean ([\d.]+)", capsys.readouterr().out)[1])
     assert mean >= 475
 
@@ -57,7 +58,7 @@ def test_its_flags_are_in_the_help_and_are_checked(capsys):
 def test_resuming_equals_never_having_stopped(tmp_path):
     main.execute(parse(f"{CARTPOLE} --num-env-steps 5120 --log-dir whole"))
     main.execute(parse(f"{CARTPOLE} --num-env-steps 2560 --log-dir parts"))
-    main.execute(parse("--resume parts --num-env-steps 5120"))
+    main.execute(parse("--resume parts --num-env-steps 5120 --algo my_module:MyAlgorithm"))
     whole, parts = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
     for key in ("algorithm", "collector", "normalizer", "rng", "update"):
         assert_same_state(whole[key], parts[key], key)
@@ -192,4 +193,4 @@ def test_its_checkpoint_says_what_it_needs(tmp_path):
     (tmp_path / "my_module.py").unlink()
     sys.modules.pop("my_module")
     with pytest.raises(UsageError, match="--algo my_module:MyAlgorithm: No module named"):
-        evaluate.load_agent(tmp_path / "run" / "checkpoints" / "latest.pt")
+        evaluate.load_agent(tmp_path / "run" / "checkpoints" / "latest.pt", trusted=["my_module:MyAlgorithm"])

@@ -11,7 +11,7 @@ from a2c_ppo_acktr.jobs import launcher
 from a2c_ppo_acktr.utils import UsageError
 from tests.queues import CARTPOLE, FORK, make_queue
 from write_and_test.experiments import Queue, product
-from write_and_test.settings import LONGEST_NAME, to_flags, to_plain
+from write_and_test.settings import LONGEST_NAME, names, to_flags, to_plain, validate
 
 
 def test_a_product_has_every_combination_and_its_last_key_varies_fastest():
@@ -90,18 +90,18 @@ def test_names_say_environment_algorithm_what_varies_and_the_seed(tmp_path):
         for algo in ("a2c", "ppo")
         for on in (True, False)
     ]
-    assert queue.add({**CARTPOLE, "env_name": "my.module:Env/X-v0"}, name="../a b") == [
-        "a-b__my.module-Env-X-v0__ppo__seed=1"
-    ]
+    own = {**CARTPOLE, "env_name": "my.module:Env/X-v0"}
+    assert names([own], [validate(own)], "../a b") == ["a-b__my.module-Env-X-v0__ppo__seed=1"]
     assert sorted(path.name for path in queue.folder.glob("*.json")) == sorted(
         f"{experiment.name}.json" for experiment in queue.experiments()
     )
 
 
 def test_long_names_are_cut_and_stay_unique(tmp_path):
-    names = Queue(tmp_path / "queue").add(product(CARTPOLE, {"env_kwargs.text": ["x" * 300 + end for end in "ab"]}))
-    assert len(set(names)) == 2
-    assert max(map(len, names)) == LONGEST_NAME
+    long = product(CARTPOLE, {"config_file_name": ["x" * 300 + end for end in "ab"]})
+    found = Queue(tmp_path / "queue").add(long)
+    assert len(set(found)) == 2
+    assert max(map(len, found)) == LONGEST_NAME
 
 
 def test_adding_the_same_again_changes_nothing_under_whatever_name(tmp_path):

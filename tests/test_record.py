@@ -195,12 +195,12 @@ def test_the_command_line_records(tmp_path, monkeypatch, capsys):
     train = f"--algo ppo --env-name {CLOCK} --num-processes 4 --num-mini-batch 2 --num-env-steps 400 --log-dir run"
     assert main.main([*train.split(), "--recurrent-policy", "--nn-base-kwargs", heads]) == 0
     command = "--load-dir run --num-episodes 6 --record out.npz --with-activations --action 1"
-    assert evaluate_main(command.split()) == 0
+    assert evaluate_main([*command.split(), "--env-name", CLOCK]) == 0
     loaded = recording.load("out.npz")
     assert len(loaded["obs"]) == 6
     assert all((actions == 1).all() for actions in loaded["actions"])
     assert loaded["activations"][0]["shared_1"].shape == (loaded["lengths"][0], 64)
-    algorithm, envs = load_agent(tmp_path / "run" / "checkpoints" / "latest.pt", num_envs=2)
+    algorithm, envs = load_agent(tmp_path / "run" / "checkpoints" / "latest.pt", num_envs=2, trusted=[CLOCK])
     envs.close()
     assert algorithm.policy.auxiliary.targets == ["hour"]
     assert isinstance(Clock().signal_spaces, dict)

@@ -9,13 +9,15 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from a2c_ppo_acktr.files import check_no_links, refuse_link
 from a2c_ppo_acktr.jobs import launcher, waiter
 from a2c_ppo_acktr.run import checkpoint, folder
 from a2c_ppo_acktr.utils import UsageError
-from write_and_test.settings import QUEUE_DEFAULTS, Settings, to_flags
+from write_and_test.settings import IN_A_QUEUE, PLACED, QUEUE_DEFAULTS, Settings, to_flags
 
 
 class Settled(Exception):
@@ -39,6 +41,14 @@ class Status:
     attempts: int
 
 
+class Progress(NamedTuple):
+    """How far a run came."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    last_return: float | None = None
+
+
 class Experiment:
     """Settings and files of an experiment. What it says is read anew each time: other processes write the files.
 
@@ -51,11 +61,14 @@ class Experiment:
 
     def __init__(self, file: Path) -> None:
         try:
-            contents = json.loads(file.read_text())
+            contents = json.loads(file.read_text(encoding="utf-8"))
             self.settings: Settings = contents["settings"]
             self.total, self.added = int(contents["num_env_steps"]), int(contents["added"])
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{file}: not an experiment that `add` wrote") from None
+            whole = isinstance(self.settings, dict) and not set(PLACED) & self.settings.keys()
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError):
+            whole = False
+        if not whole:
+            raise UsageError(f"{file}: not an experiment that `add` wrote")
         self.name = file.name.removesuffix(".json")
         self.folder = file.with_name(self.name)
         self.run_folder = self.folder / "run"
@@ -63,14 +76,29 @@ class Experiment:
         self.journal = self.folder / "journal.jsonl"
 
     def events(self) -> list[dict[str, Any]]:
-        """The journal; a line that a crash of the machine cut short is left out."""
+        """The journal; what is no event is left out, such as a line that a crash of the machine cut short."""
         events = []
-        for line in self.journal.read_text().splitlines() if self.journal.is_file() else []:
+        text = self.journal.read_text(errors="replace") if self.journal.is_file() else ""
+        for line in text.splitlines():
             try:
-                events.append(json.loads(line))
-            except ValueError:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if _is_event(event):
+                events.append(event)
         return events
+
+    def progress(self) -> Progress:
+        """What the run's `progress.csv` says last."""
+        row = folder.progress(self.run_folder)
+        last_return = _number(row.get("charts/episodic_return"))
+        return Progress(int(_number(row.get("step")) or 0), _number(row.get("seconds")) or 0.0, last_return)
+
+    def check(self) -> None:
+        """Raise `UsageError` where something in the experiment's folder leads elsewhere."""
+        if self.folder.is_symlink():
+            refuse_link(self.folder)
+        check_no_links(self.folder)
 
     @property
     def running(self) -> bool:
@@ -98,13 +126,13 @@ class Experiment:
 
     def reached_its_end(self) -> bool:
         """Whether the checkpoint is of the last step: nobody may have been left to note the exit code."""
-        if int(folder.progress(self.run_folder).get("step", 0)) < self.total:
+        if self.progress().steps < self.total:
             return False  # without the cost of loading a checkpoint
         try:
             saved = checkpoint.load(folder.latest_checkpoint(self.run_folder), mmap=True)
-        except UsageError:
+            return saved["logger"]["step"] >= self.total
+        except (UsageError, KeyError, TypeError):
             return False
-        return saved["logger"]["step"] >= self.total
 
     def startable(self, retries: int) -> bool:
         """Whether the journal leaves something to do; a failure does as long as there were at most `retries`.
@@ -118,15 +146,14 @@ class Experiment:
 
     def status(self) -> Status:
         """A row of the table."""
-        state, events, progress = self.state, self.events(), folder.progress(self.run_folder)
-        last_return = progress.get("charts/episodic_return")
+        state, events, progress = self.state, self.events(), self.progress()
         return Status(
             name=self.name,
             state=state,
-            steps=int(progress.get("step", 0)),
+            steps=progress.steps,
             total=self.total,
-            seconds=float(progress.get("seconds", 0.0)),
-            last_return=float(last_return) if last_return else None,
+            seconds=progress.seconds,
+            last_return=progress.last_return,
             exit_code=events[-1].get("exit_code") if events else None,
             attempts=sum(event["event"] == "start" for event in events),
         )
@@ -162,7 +189,9 @@ class Attempt:
         if not experiment.startable(self.retries):
             raise Settled
         folder.set_aside(experiment.run_folder)
-        command = folder.train_command(experiment.run_folder, to_flags(QUEUE_DEFAULTS | experiment.settings))
+        command = folder.train_command(
+            experiment.run_folder, to_flags(QUEUE_DEFAULTS | experiment.settings | IN_A_QUEUE)
+        )
         waiter.append(experiment.journal, event="start", command=command[1:])
         return [waiter.command_line(experiment.journal, self.timeout, command)]
 
@@ -171,6 +200,24 @@ class Attempt:
         if self.experiment.events()[-1]["event"] == "start":
             reason = "stopped" if stopped else "ended"
             waiter.append(self.experiment.journal, event="end", exit_code=waiter.exit_code(code), reason=reason)
+
+
+def _is_event(event: Any) -> bool:
+    """Whether a line of a journal is one that an attempt writes."""
+    if not isinstance(event, dict) or event.get("event") not in ("start", "end"):
+        return False
+    return event["event"] == "start" or (
+        isinstance(event.get("exit_code"), int) and isinstance(event.get("reason"), str)
+    )
+
+
+def _number(text: str | None) -> float | None:
+    """A number of a CSV file; None where there is none."""
+    try:
+        number = float(text or "nan")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _is_failure(event: dict[str, Any]) -> bool:

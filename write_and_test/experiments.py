@@ -16,6 +16,7 @@ Ctrl-C saves and stops every run, a second one kills. The same command continues
 schedulers may share a queue. What failed is tried again from its checkpoint; a larger --retries tries once more.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,9 +31,12 @@ from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
 from a2c_ppo_acktr import arguments, flags
+from a2c_ppo_acktr.envs.vector import EnvironmentCrash
+from a2c_ppo_acktr.files import check_writable
 from a2c_ppo_acktr.jobs import launcher
 from a2c_ppo_acktr.jobs.launcher import Busy, Job
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.spaces import UnsupportedSpace
+from a2c_ppo_acktr.utils import UsageError, printable
 from write_and_test import settings as plain_settings
 from write_and_test.experiment import Attempt, Experiment, Settled, Status
 from write_and_test.settings import product
@@ -50,7 +54,10 @@ class Queue:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser().resolve()
+        try:
+            self.folder = Path(folder).expanduser().resolve()
+        except (RuntimeError, OSError) as error:  # no such user, a loop of links
+            raise UsageError(f"QUEUE {folder}: {error}") from error
 
     def add(self, settings: Mapping[str, Any] | Sequence[Mapping[str, Any]], name: str = "") -> list[str]:
         """Add experiments, all or none; returns their names. One that is there already stays as it is.
@@ -65,6 +72,8 @@ class Queue:
         several = [settings] if isinstance(settings, Mapping) else settings
         plain = [plain_settings.to_plain(one) for one in several]
         parsed = [plain_settings.validate(one) for one in plain]
+        plain_settings.prove(parsed)
+        check_writable("QUEUE", self.folder, folder=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         with launcher.take_lock(self.folder / ".lock", wait=True):
             there = self.experiments()
@@ -84,8 +93,11 @@ class Queue:
                     order = there[-1].added + 1 if there else 0
                     added[key] = {"settings": one, "num_env_steps": args.num_env_steps, "added": order + len(added)}
                 names.append(known[same])
-            for key, contents in added.items():
-                launcher.write_json(self.folder / f"{key}.json", contents)
+            with contextlib.ExitStack() as undo:
+                for key, contents in added.items():
+                    launcher.write_json(path := self.folder / f"{key}.json", contents)
+                    undo.callback(path.unlink)
+                undo.pop_all()  # all are there
         return names
 
     def experiments(self) -> list[Experiment]:
@@ -117,7 +129,7 @@ class Queue:
             last_return = "" if row.last_return is None else f"{row.last_return:.1f}"
             code = "" if row.exit_code is None else str(row.exit_code)
             numbers = (f"{row.steps:,}", f"{row.total:,}", f"{row.seconds:.0f}", last_return, code, str(row.attempts))
-            table.add_row(state, *numbers, Text(row.name))
+            table.add_row(state, *numbers, Text(printable(row.name)))
         return table
 
     def run(self, slots: int = 2, retries: int = 1, timeout: float | None = None, gpus: Sequence[str] = ()) -> int:
@@ -132,6 +144,8 @@ class Queue:
         Returns:
             the exit code: 1 where an experiment has failed, 128 and more after a signal, else 0.
         """
+        for experiment in self.experiments():
+            experiment.check()
         return Scheduler(self, slots, retries, timeout, gpus).run()
 
 
@@ -153,7 +167,7 @@ class Scheduler(launcher.Scheduler[Attempt]):
                 continue
             status = experiment.status()
             begun = f"continuing at {status.steps:,} steps" if status.steps else "starting"
-            print(f"{experiment.name}: {begun}, attempt {status.attempts}", flush=True)
+            print(f"{printable(experiment.name)}: {begun}, attempt {status.attempts}", flush=True)
             return job
         return None
 
@@ -174,12 +188,13 @@ class Scheduler(launcher.Scheduler[Attempt]):
         status, outcome, last = experiment.status(), experiment.outcome(), experiment.events()[-1]
         if outcome == "finished":
             value = "" if status.last_return is None else f", return {status.last_return:.1f}"
-            print(f"{experiment.name}: finished at {status.steps:,} steps{value}", flush=True)
+            print(f"{printable(experiment.name)}: finished at {status.steps:,} steps{value}", flush=True)
         elif outcome == "failed":
             reason = "timeout" if last["reason"] == "timeout" else f"exit code {last['exit_code']}"
-            print(f"{experiment.name}: failed at {status.steps:,} steps: {reason}\n{job.last_words()}", flush=True)
+            words = printable(job.last_words(), lines=True)
+            print(f"{printable(experiment.name)}: failed at {status.steps:,} steps: {reason}\n{words}", flush=True)
         else:
-            print(f"{experiment.name}: stopped at {status.steps:,} steps", flush=True)
+            print(f"{printable(experiment.name)}: stopped at {status.steps:,} steps", flush=True)
 
     def failed(self) -> bool:
         """Whether an experiment is left that failed."""
@@ -191,7 +206,8 @@ class Scheduler(launcher.Scheduler[Attempt]):
         for row in rows:
             if row.state == "running":
                 value = "" if row.last_return is None else f", return {row.last_return:.1f}"
-                print(f"{row.name}: {row.steps:,} of {row.total:,} steps, {row.seconds:.0f} s{value}", flush=True)
+                line = f"{row.name}: {row.steps:,} of {row.total:,} steps, {row.seconds:.0f} s{value}"
+                print(printable(line), flush=True)
         if waiting := sum(row.state in ("waiting", "resumable") for row in rows):
             print(f"{waiting} experiments wait", flush=True)
 
@@ -268,9 +284,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = queue.run(options.slots, options.retries, options.timeout, gpus)
         print_whole(queue.table())
         return code
-    except UsageError as error:
+    except (UsageError, UnsupportedSpace) as error:
         print(f"experiments.py: error: {error}", file=sys.stderr)
         return 2
+    except (EnvironmentCrash, OSError) as error:
+        print(f"experiments.py: stopped: {printable(str(error), lines=True)}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

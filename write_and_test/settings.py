@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from a2c_ppo_acktr import arguments, flags
+from a2c_ppo_acktr import algo, arguments, flags
+from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.utils import UsageError
 
@@ -19,8 +20,10 @@ LONGEST_NAME = 150
 PLACED = ("log_dir", "resume", "cont")
 """Where a run goes and whether it continues is the queue's business."""
 TAKE_LISTS = {field.name for field, kind in flags.leaves(arguments.RunConfig) if "list" in str(kind)}
-QUEUE_DEFAULTS = {"save_dir": "", "torch_threads": 1}
-"""Runs side by side would overwrite one another's copy in `save_dir`, and take one another's cores."""
+QUEUE_DEFAULTS = {"torch_threads": 1}
+"""Runs side by side would take one another's cores."""
+IN_A_QUEUE = {"save_dir": ""}
+"""They would overwrite one another's copy there, and a queue's files say nothing of places outside."""
 
 
 def product(base: Mapping[str, Any], vary: Mapping[str, Iterable[Any]]) -> list[Settings]:
@@ -99,6 +102,8 @@ def validate(settings: Settings) -> arguments.RunConfig:
     """
     if placed := [key for key in PLACED if key in settings]:
         raise UsageError(f"{placed[0]}: the queue gives every experiment a run folder of its own")
+    if settings.get("save_dir"):
+        raise UsageError(f"save_dir: {settings['save_dir']}: a queue's checkpoints are in its run folders")
     for key, value in settings.items():
         if isinstance(value, list) and key not in TAKE_LISTS:
             raise UsageError(f"{key}: {value} is a list; `product` takes values to vary")
@@ -112,6 +117,22 @@ def validate(settings: Settings) -> arguments.RunConfig:
         if isinstance(value, bool | dict) and read.get(key, value) != value:
             raise UsageError(f"{key}: {value} would be read as {read[key]}")
     return args
+
+
+def prove(several: Iterable[arguments.RunConfig]) -> None:
+    """Build what each would train with and in, once of each kind, so that what cannot work is not queued.
+
+    Raises:
+        UsageError: as of main.py.
+    """
+    proven = set()
+    for args in several:
+        kind = repr((args.algo, args.env, args.config, args.gail, args.gail_config))
+        if kind in proven:
+            continue
+        proven.add(kind)
+        with contextlib.closing(make_vec_envs(args.env, 1, args.seed, gamma=args.gamma)) as envs:
+            algo.make(args.algo, args.config, envs.spaces, gail=args.gail_config if args.gail else None)
 
 
 def names(several: Sequence[Settings], parsed: Sequence[arguments.RunConfig], prefix: str = "") -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from a2c_ppo_acktr.acting.callbacks import DataCallback, StateCallback, stack_rows
@@ -38,10 +39,13 @@ class Inspected:
 
     def __init__(self, algorithm: Any, *, with_activations: bool = False, forced: Forced = None) -> None:
         self.algorithm, self.device, self.with_activations = algorithm, algorithm.device, with_activations
-        shape = algorithm.spaces.action.shape or ()
-        self.forced = _forced_at(forced, shape)
+        self.space = algorithm.spaces.action
+        self.forced = _forced_at(forced, self.space)
         self.initial_carry, self.observe = algorithm.initial_carry, algorithm.observe
-        self.t: np.ndarray | None = None
+        self.given, self.t = forced, None
+
+    t: np.ndarray | None
+    """[N] steps within the episodes, from the first decision on."""
 
     def act(self, obs: Tree, carry: Tensor, masks: Tensor, signals: dict[str, Tree], explore: bool) -> Decision:
         """See `Algorithm.inspect`."""
@@ -57,21 +61,45 @@ class Inspected:
         action = action.clone()
         for env, t in enumerate(self.t):
             if (forced := self.forced(int(t))) is not None:
+                if callable(self.given):
+                    check_forced("actions", forced, self.space)
                 action[env] = torch.as_tensor(np.asarray(forced)).to(action)
         return action
 
 
-def _forced_at(forced: Forced, shape: tuple[int, ...]) -> Callable[[int], Any]:
+def check_forced(name: str, forced: Any, space: Any) -> np.ndarray:
+    """Actions that an agent of this space can take, `[...]` or `[T, ...]`; choices are counted from 0.
+
+    Raises:
+        UsageError: others; the line begins with `name`.
+    """
+    shape, given = space.shape or (), " ".join(str(forced).split())
+    try:
+        actions = np.asarray(forced)
+    except ValueError:
+        actions = np.asarray(None)
+    if actions.dtype.kind not in "iufb" or not np.isfinite(actions).all():
+        raise UsageError(f"{name} {given}: expected numbers of shape {list(shape)}, with or without time in front")
+    if shape not in (actions.shape, actions.shape[1:]):
+        raise UsageError(
+            f"{name} of shape {list(actions.shape)}: expected {list(shape)}, with or without time in front"
+        )
+    if not isinstance(space, spaces.Box):
+        most: Any = space.n - 1 if isinstance(space, spaces.Discrete) else getattr(space, "nvec", np.array(2)) - 1
+        if (actions != np.rint(actions)).any() or (actions < 0).any() or (actions > most).any():
+            raise UsageError(f"{name} {given}: expected whole numbers from 0 to {most}: choices are counted from 0")
+    return actions
+
+
+def _forced_at(forced: Forced, space: Any) -> Callable[[int], Any]:
     """A function of the step within an episode."""
     if forced is None:
         return lambda t: None
     if callable(forced):
         return forced
-    actions = np.asarray(forced)
-    if actions.shape == shape:
+    actions = check_forced("actions", forced, space)
+    if actions.shape == (space.shape or ()):
         return lambda t: actions
-    if actions.shape[1:] != shape:
-        raise UsageError(f"forced actions of shape {list(actions.shape)}: expected {list(shape)}, with or without time")
     return lambda t: actions[t] if t < len(actions) else None
 
 

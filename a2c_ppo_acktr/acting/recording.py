@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from a2c_ppo_acktr.acting.record import PER_EPISODE, with_aliases
-from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.files import write_named
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.utils import UsageError
 
@@ -57,7 +57,7 @@ def save(path: str | Path, result: dict[str, Any]) -> None:
         with temporary.open("wb") as file:
             np.savez_compressed(file, **kept)
 
-    write_atomically(Path(path), write)
+    write_named(Path(path), write)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The registry: one line per algorithm, and learners of the user's own."""
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -18,8 +19,11 @@ from a2c_ppo_acktr.algo.ppo import PPO
 from a2c_ppo_acktr.algo.qr_dqn import QRDQN
 from a2c_ppo_acktr.algo.r2d1 import R2D1
 from a2c_ppo_acktr.algo.rainbow import Rainbow
+from a2c_ppo_acktr.flags import check_flags
 from a2c_ppo_acktr.interfaces import EnvSpaces
-from a2c_ppo_acktr.utils import UsageError, import_from_here
+from a2c_ppo_acktr.spaces import UnsupportedSpace, leaf_shape, space_map, torch_dtype
+from a2c_ppo_acktr.storage.replay import available_memory
+from a2c_ppo_acktr.utils import UsageError, import_from_here, reason
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "a2c": A2C,
@@ -36,7 +40,10 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 }
 
 
-__all__ = ["ALGORITHMS", "GAIL", "Algorithm", "AlgorithmConfig", "find", "make"]
+STORAGE = ("insert", "after_update", "describe", "state_dict", "outlasts_updates")
+"""What collecting, saving and telling ask of a storage."""
+
+__all__ = ["ALGORITHMS", "GAIL", "Algorithm", "AlgorithmConfig", "find", "make", "make_storage"]
 
 
 def find(name: str) -> type[Algorithm]:
@@ -59,12 +66,55 @@ def find(name: str) -> type[Algorithm]:
         )
     if inspect.isabstract(found):
         raise UsageError(f"--algo {name}: does not define {', '.join(sorted(found.__abstractmethods__))}")
+    try:
+        check_flags(config)
+    except UsageError as error:
+        raise UsageError(f"--algo {name}: {error}") from error
     return found
 
 
 def make(
     name: str, config: Any, spaces: EnvSpaces, device: torch.device | str = "cpu", gail: GAILConfig | None = None
 ) -> Algorithm:
-    """Build algorithm `name` from an instance of its own `Config`, with `gail` as the learner within `GAIL`."""
-    algorithm = find(name)(spaces, config, torch.device(device))
+    """Build algorithm `name` from an instance of its own `Config`, with `gail` as the learner within `GAIL`.
+
+    Raises:
+        UsageError: it cannot be built; of a class of the user's own also what its constructor raised.
+    """
+    kind = find(name)
+    try:
+        algorithm = kind(spaces, config, torch.device(device))
+    except (UsageError, UnsupportedSpace):
+        raise
+    except Exception as error:
+        if name in ALGORITHMS:
+            raise
+        raise UsageError(f"--algo {name}: {kind.__name__}(spaces, config, device): {reason(error)}") from error
     return algorithm if gail is None else GAIL(algorithm, gail)
+
+
+def _check_rollout(space: Any, num_steps: int, num_envs: int) -> None:
+    """Refuse observations of a rollout that this machine's memory does not hold."""
+    sizes: list[int] = []
+    space_map(lambda leaf: sizes.append(math.prod(leaf_shape(leaf)) * torch_dtype(leaf).itemsize), space)
+    needed, free = (num_steps + 1) * num_envs * sum(sizes), available_memory()
+    if needed > free:
+        raise UsageError(
+            f"--num-steps {num_steps} --num-processes {num_envs}: the observations of a rollout need "
+            f"{needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+        )
+
+
+def make_storage(algorithm: Algorithm, num_steps: int, num_envs: int) -> Any:
+    """The algorithm's storage.
+
+    Raises:
+        UsageError: it makes none that can be stepped into, saved and told of, or a rollout would not fit into memory.
+    """
+    if algorithm.takes_gail:  # a replay says itself whether it fits
+        _check_rollout(algorithm.spaces.observation, num_steps, num_envs)
+    storage = algorithm.make_storage(num_steps, num_envs)
+    if missing := [name for name in STORAGE if not hasattr(storage, name)]:
+        kind, given = type(algorithm).__name__, type(storage).__name__
+        raise UsageError(f"{kind}.make_storage gave {given}, which has no {', '.join(missing)} (see RolloutStorage)")
+    return storage

@@ -38,7 +38,7 @@ from a2c_ppo_acktr.utils import UsageError
 class ACKTRConfig(KFACConfig, A2CLossConfig):
     """Flags of ACKTR."""
 
-    lr: float = flag(0.25, "learning rate; a full step without momentum", low=0)
+    lr: float = flag(0.25, "learning rate; a full step without momentum", low=0, high=1e6)
     max_grad_norm: float = flag(math.inf, "bound of the global norm of gradients; upstream has none", low=0)
     kfac_vf_fisher_coef: float = flag(1.0, "weight of the value in the Fisher matrix; 0.5 is a unit Gaussian", low=0)
 

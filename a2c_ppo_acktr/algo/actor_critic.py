@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -19,8 +20,9 @@ from a2c_ppo_acktr.model.bases import BASES, find_base
 from a2c_ppo_acktr.model.encoders import BFLOAT16, convolve_in_bfloat16
 from a2c_ppo_acktr.model.policy import Evaluation, Policy
 from a2c_ppo_acktr.returns import RETURNS
+from a2c_ppo_acktr.spaces import UnsupportedSpace
 from a2c_ppo_acktr.storage.rollout import Batch, RolloutStorage
-from a2c_ppo_acktr.utils import UsageError, linear_decay
+from a2c_ppo_acktr.utils import UsageError, linear_decay, reason
 
 Loss = Callable[[Evaluation, Batch], tuple[Tensor, dict[str, Any]]]
 """A scalar with its graph, and metrics."""
@@ -47,7 +49,7 @@ class PolicyConfig(AlgorithmConfig):
 class ActorCriticConfig(PolicyConfig):
     """Flags of every actor-critic learner; names and defaults are upstream's."""
 
-    lr: float = flag(7e-4, "learning rate", low=0)
+    lr: float = flag(7e-4, "learning rate", low=0, high=1e6)
     eps: float = flag(1e-5, "epsilon of the optimizer's denominator", low=0)
     alpha: float = flag(0.99, "smoothing constant of RMSprop", low=0, high=1)
     gamma: float = flag(0.99, "discount of rewards", low=0, high=1)
@@ -60,7 +62,7 @@ class ActorCriticConfig(PolicyConfig):
     gae_lambda: float = flag(0.95, "lambda of generalized advantage estimation", low=0, high=1)
     entropy_coef: float = flag(0.01, "weight of the entropy bonus")
     value_loss_coef: float = flag(0.5, "weight of the value loss", low=0)
-    max_grad_norm: float = flag(0.5, "bound of the global norm of gradients", low=0)
+    max_grad_norm: float = flag(0.5, "bound of the global norm of gradients", low=0, high=math.inf)
     use_proper_time_limits: bool = flag(
         False, "bootstrap from the final observation where a time limit cut an episode; without it a limit is an end"
     )
@@ -113,18 +115,31 @@ def make_policy(spaces: EnvSpaces, config: PolicyConfig) -> Policy:
     if config.remove_actor_grads_on_shared:
         kwargs["remove_actor_grads_on_shared"] = True
     base_class = find_base(config.nn_base, spaces.observation)
-    try:
-        inspect.signature(base_class).bind(spaces.observation, recurrent=config.recurrent_policy, **kwargs)
-    except TypeError as error:
-        raise UsageError(f"--nn-base-kwargs {config.nn_base_kwargs}: {base_class.__name__}: {error}") from error
     policy = Policy(
         spaces.observation,
         spaces.action,
-        base_class(spaces.observation, recurrent=config.recurrent_policy, **kwargs),
+        _make_base(base_class, spaces.observation, config, kwargs),
         heads=heads,
         base_name=config.nn_base,
     )
     return convolve_in_bfloat16(policy) if config.bfloat16 else policy
+
+
+def _make_base(base_class: Any, space: Any, config: PolicyConfig, kwargs: dict[str, Any]) -> Any:
+    """The network, or one line that says which flag it cannot be built by."""
+    at_fault = f"--nn-base {config.nn_base}" if config.nn_base is not None else "--recurrent-policy"
+    if config.nn_base_kwargs:
+        at_fault = f"--nn-base-kwargs {config.nn_base_kwargs}: {base_class.__name__}"
+    try:
+        inspect.signature(base_class).bind(space, recurrent=config.recurrent_policy, **kwargs)
+    except (TypeError, ValueError) as error:  # arguments that it does not take, or a class that does not say which
+        raise UsageError(f"{at_fault}: {error}") from error
+    try:
+        return base_class(space, recurrent=config.recurrent_policy, **kwargs)
+    except (UsageError, UnsupportedSpace):
+        raise
+    except (Exception, SystemExit) as error:  # whatever a network of the user's own raises, or memory that is not there
+        raise UsageError(f"{at_fault}: its constructor: {reason(error)}") from error
 
 
 class ActorCritic(Algorithm):

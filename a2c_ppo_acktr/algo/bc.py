@@ -39,7 +39,7 @@ from a2c_ppo_acktr.algo.actor_critic import PolicyConfig, make_policy
 from a2c_ppo_acktr.algo.base import Algorithm
 from a2c_ppo_acktr.arrays import flatten_parameters, set_gradient
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations, ImitationConfig
-from a2c_ppo_acktr.flags import flag
+from a2c_ppo_acktr.flags import LONGEST, flag
 from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, LazyMetric, Tree
 from a2c_ppo_acktr.model.bases import find_base
 from a2c_ppo_acktr.normalization import Normalizer
@@ -60,13 +60,13 @@ EVALUATION_BATCH = 512
 class BCConfig(PolicyConfig, ImitationConfig):
     """Flags of behavioral cloning."""
 
-    lr: float = flag(1e-3, "learning rate of Adam", low=0)
+    lr: float = flag(1e-3, "learning rate of Adam", low=0, high=1e6)
     eps: float = flag(1e-8, "epsilon of Adam's denominator", low=0)
-    batch_size: int = flag(64, "steps per gradient step, at most", low=1)
+    batch_size: int = flag(64, "steps per gradient step, at most", low=1, high=LONGEST)
     epochs: int = flag(200, "passes through the demonstrations, at most", low=1)
     validation: float = flag(0.1, "share of the demonstrations that is held out; 0 holds out none", low=0, high=0.9)
     patience: int = flag(10, "epochs without a better loss on what is held out, after which learning ends", low=1)
-    max_grad_norm: float = flag(1.0, "bound of the global norm of gradients", low=0)
+    max_grad_norm: float = flag(1.0, "bound of the global norm of gradients", low=0, high=math.inf)
 
     def check(self, num_steps: int, num_processes: int) -> None:
         """Raise `UsageError` where the settings cannot work together."""

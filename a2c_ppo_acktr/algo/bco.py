@@ -43,7 +43,7 @@ from a2c_ppo_acktr.algo.wrapper import Wrapper
 from a2c_ppo_acktr.arrays import flatten_parameters, set_gradient
 from a2c_ppo_acktr.distributions import Distribution, make_head
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations
-from a2c_ppo_acktr.flags import flag
+from a2c_ppo_acktr.flags import WIDEST, flag
 from a2c_ppo_acktr.interfaces import Environments, EnvSpaces, LazyMetric, Tree
 from a2c_ppo_acktr.model.encoders import make_encoder
 from a2c_ppo_acktr.model.layers import MLP
@@ -64,7 +64,7 @@ class BCOConfig(BCConfig):
     epochs: int = flag(100, "passes through the steps in each update, at most", low=1)
     alpha: float = flag(0.5, "steps of each later update relative to the first one's; 0 ends after it", low=0)
     inverse_lr: float = flag(1e-3, "learning rate of the inverse dynamics model", low=0)
-    inverse_hidden_size: list[int] = flag([64, 64], "widths of the inverse dynamics model's layers", low=1)
+    inverse_hidden_size: list[int] = flag([64, 64], "widths of the inverse dynamics model's layers", low=1, high=WIDEST)
     buffer_size: int = flag(50_000, "latest observations that the model learns from, of all environments", low=1)
     save_replay: bool = flag(True, "save these beside checkpoints, so that a resumed run goes on unchanged")
 

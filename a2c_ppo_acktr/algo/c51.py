@@ -52,10 +52,10 @@ class Categorical:
 class C51Config(QLearningConfig):
     """Flags of C51; the support for vector observations is CleanRL's, the learning rate our own."""
 
-    lr: float = flag(1e-3, "learning rate of Adam", low=0)
-    num_atoms: int = flag(101, "atoms of a distribution of returns", low=2)
-    v_min: float = flag(-100.0, "lowest atom")
-    v_max: float = flag(100.0, "highest atom")
+    lr: float = flag(1e-3, "learning rate of Adam", low=0, high=1e6)
+    num_atoms: int = flag(101, "atoms of a distribution of returns", low=2, high=10_000)
+    v_min: float = flag(-100.0, "lowest atom", low=-1e9, high=1e9)
+    v_max: float = flag(100.0, "highest atom", low=-1e9, high=1e9)
 
     def check(self, num_steps: int, num_processes: int) -> None:
         """See `AlgorithmConfig`."""

@@ -53,7 +53,7 @@ from a2c_ppo_acktr.algo.base import Algorithm
 from a2c_ppo_acktr.algo.wrapper import Wrapper
 from a2c_ppo_acktr.arrays import flatten_parameters, set_gradient
 from a2c_ppo_acktr.experts.demonstrations import Demonstrations, ImitationConfig
-from a2c_ppo_acktr.flags import flag
+from a2c_ppo_acktr.flags import LONGEST, WIDEST, flag
 from a2c_ppo_acktr.model.discriminator import INPUTS, Discriminator, Samples, StepEncoder, gradient_penalty
 from a2c_ppo_acktr.normalization import Normalizer, RunningMeanStd
 from a2c_ppo_acktr.optim.adam import Adam
@@ -78,7 +78,9 @@ class GAILConfig(ImitationConfig):
 
     num_trajectories: int | None = flag(4, "demonstrated episodes to learn from, drawn by --seed", low=1)
     subsample: int = flag(20, "keep one in so many steps of each demonstrated episode", low=1)
-    gail_batch_size: int = flag(128, "the discriminator's batch of the expert's steps, and of the policy's", low=1)
+    gail_batch_size: int = flag(
+        128, "the discriminator's batch of the expert's steps, and of the policy's", low=1, high=LONGEST
+    )
     gail_epoch: int = flag(5, "epochs of the discriminator per update", low=1)
     gail_warm_up: int = flag(
         10, f"updates with {WARM_UP_EPOCHS} epochs, after which observation statistics are frozen", low=0
@@ -89,7 +91,7 @@ class GAILConfig(ImitationConfig):
         False,
         "keep the spectral norm of the discriminator's layers at 1, beside or (--gail-penalty 0) without the penalty",
     )
-    gail_hidden_size: int = flag(100, "width of the discriminator's layers", low=1)
+    gail_hidden_size: int = flag(100, "width of the discriminator's layers", low=1, high=WIDEST)
     gail_input: str = flag("state-action", "what the discriminator is shown of a step", choices=INPUTS)
     gail_reward: str = flag(
         "logit", "logit: of either sign; positive: -log(1 - D), GAIL's own; negative: log D", choices=tuple(REWARDS)

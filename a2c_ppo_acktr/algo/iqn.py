@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from a2c_ppo_acktr.algo.q_learning import ATARI, GRID, QLearning, QLearningConfig, TDLoss, td_metrics
 from a2c_ppo_acktr.algo.qr_dqn import Quantiles, even_fractions
-from a2c_ppo_acktr.flags import flag
+from a2c_ppo_acktr.flags import WIDEST, flag
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.model.layers import MLP
 from a2c_ppo_acktr.model.q_network import QNetwork
@@ -36,11 +36,11 @@ NUM_COSINES = 64
 class IQNConfig(QLearningConfig):
     """Flags of IQN; the rate, widths and numbers of quantiles for vector observations are our own."""
 
-    lr: float = flag(1e-3, "learning rate of Adam", low=0)
-    hidden_size: list[int] = flag([128, 128], "widths of the fully connected layers", low=1)
-    num_fractions: int = flag(8, "sampled quantiles of the return that learn, N", low=1)
-    num_target_fractions: int = flag(8, "sampled quantiles of the target, N'", low=1)
-    num_acting_fractions: int = flag(8, "quantiles whose mean is a value, K", low=1)
+    lr: float = flag(1e-3, "learning rate of Adam", low=0, high=1e6)
+    hidden_size: list[int] = flag([128, 128], "widths of the fully connected layers", low=1, high=WIDEST)
+    num_fractions: int = flag(8, "sampled quantiles of the return that learn, N", low=1, high=10_000)
+    num_target_fractions: int = flag(8, "sampled quantiles of the target, N'", low=1, high=10_000)
+    num_acting_fractions: int = flag(8, "quantiles whose mean is a value, K", low=1, high=10_000)
     kappa: float = flag(1.0, "error at which the loss turns from square to linear", low=1e-6)
 
     def temporal_difference(self, device: torch.device) -> Quantiles:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from a2c_ppo_acktr.algo.base import Algorithm, AlgorithmConfig
 from a2c_ppo_acktr.arrays import flatten_parameters
-from a2c_ppo_acktr.flags import flag
+from a2c_ppo_acktr.flags import LONGEST, flag
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.storage.replay import Replay
 from a2c_ppo_acktr.utils import UsageError, linear_decay
@@ -22,16 +22,16 @@ Network = TypeVar("Network", bound=nn.Module)
 class OffPolicyConfig(AlgorithmConfig):
     """Flags of every learner from a replay."""
 
-    lr: float = flag(1e-3, "learning rate of Adam", low=0)
+    lr: float = flag(1e-3, "learning rate of Adam", low=0, high=1e6)
     use_linear_lr_decay: bool = flag(False, "decay the learning rate to 0 over --num-env-steps")
     gamma: float = flag(0.99, "discount of rewards", low=0, high=1)
-    batch_size: int = flag(64, "windows of steps per gradient step", low=1)
+    batch_size: int = flag(64, "windows of steps per gradient step", low=1, high=LONGEST)
     buffer_size: int = flag(100_000, "observations in the replay, of all environments together", low=1)
     learning_starts: int = flag(1_000, "observations in the replay before the first gradient step", low=1)
     update_to_data: float = flag(0.5, "gradient steps per environment step", low=0)
     target_update_interval: int = flag(128, "gradient steps between copies to the target network", low=1)
     tau: float = flag(1.0, "how far a copy moves the target network: 1 is all the way", low=0, high=1)
-    n_step: int = flag(1, "steps before the value of the next observation is used", low=1)
+    n_step: int = flag(1, "steps before the value of the next observation is used", low=1, high=100_000)
     prioritized: bool = flag(False, "sample in proportion to the last error")
     priority_alpha: float = flag(0.6, "exponent of priorities", low=0)
     priority_beta: float = flag(0.4, "exponent of importance weights at the start; 1 in the end", low=0, high=1)

@@ -7,6 +7,7 @@ that follows Z. R is the discounted reward of n steps, s' the observation after 
 terminal. What K numbers mean and what is lost by them is said by a `TemporalDifference`, which each algorithm has.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch.nn import functional
 from a2c_ppo_acktr import fast
 from a2c_ppo_acktr.algo.off_policy import OffPolicy, OffPolicyConfig
 from a2c_ppo_acktr.arrays import flatten_parameters, set_gradient
-from a2c_ppo_acktr.flags import flag
+from a2c_ppo_acktr.flags import WIDEST, flag
 from a2c_ppo_acktr.interfaces import Decision, EnvSpaces, LazyMetric, Tree
 from a2c_ppo_acktr.model.encoders import BFLOAT16, convolve_in_bfloat16
 from a2c_ppo_acktr.model.q_network import QNetwork, num_actions
@@ -90,7 +91,7 @@ class TDLoss(NamedTuple):
 class QLearningConfig(OffPolicyConfig, ABC):
     """Flags of all learners of action values; the defaults here are for vector observations (RL Zoo's for CartPole)."""
 
-    lr: float = flag(2.3e-3, "learning rate of Adam", low=0)
+    lr: float = flag(2.3e-3, "learning rate of Adam", low=0, high=1e6)
     eps: float = flag(1e-8, "epsilon of Adam's denominator", low=0)
     epsilon_start: float = flag(1.0, "probability of a random action at the start", low=0, high=1)
     epsilon_end: float = flag(0.04, "probability of a random action in the end", low=0, high=1)
@@ -100,9 +101,9 @@ class QLearningConfig(OffPolicyConfig, ABC):
     noisy: bool = flag(False, "explore by noise in the weights instead of epsilon")
     sigma: float = flag(0.5, "initial deviation of noisy weights, times the root of a layer's inputs", low=0)
     noisy_epsilon: float = flag(0.0, "probability of a random action beside that noise", low=0, high=1)
-    hidden_size: list[int] = flag([256, 256], "widths of the fully connected layers", low=1)
+    hidden_size: list[int] = flag([256, 256], "widths of the fully connected layers", low=1, high=WIDEST)
     bfloat16: bool = flag(False, BFLOAT16)
-    max_grad_norm: float = flag(10.0, "bound of the global norm of gradients", low=0)
+    max_grad_norm: float = flag(10.0, "bound of the global norm of gradients", low=0, high=math.inf)
 
     def without_effect(self) -> dict[str, str]:
         """See `AlgorithmConfig`."""

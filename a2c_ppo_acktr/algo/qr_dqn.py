@@ -53,7 +53,7 @@ def even_fractions(num: int) -> Tensor:
 class QRDQNConfig(QLearningConfig):
     """Flags of QR-DQN; the defaults here are for vector observations (RL Zoo's for CartPole)."""
 
-    num_quantiles: int = flag(10, "quantiles of a distribution of returns", low=1)
+    num_quantiles: int = flag(10, "quantiles of a distribution of returns", low=1, high=10_000)
     kappa: float = flag(1.0, "error at which the loss turns from square to linear", low=1e-6)
 
     def temporal_difference(self, device: torch.device) -> "Quantiles":

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from a2c_ppo_acktr.algo.dqn import Expected
 from a2c_ppo_acktr.algo.q_learning import ATARI, GRID, Exploration, QLearning, QLearningConfig, TDLoss, td_metrics
-from a2c_ppo_acktr.flags import flag
+from a2c_ppo_acktr.flags import LONGEST, WIDEST, flag
 from a2c_ppo_acktr.interfaces import EnvSpaces, Step
 from a2c_ppo_acktr.model.q_network import CORES, QNetwork, RecurrentQNetwork
 from a2c_ppo_acktr.returns import rescale_value, unscale_value
@@ -54,17 +54,19 @@ class Ladder:
 class R2D1Config(QLearningConfig):
     """Flags of R2D1; the defaults here, our own, are for vector observations."""
 
-    lr: float = flag(1e-3, "learning rate of Adam", low=0)
+    lr: float = flag(1e-3, "learning rate of Adam", low=0, high=1e6)
     core: str = flag("gru", "recurrent core; the gru is three times as fast on CPUs", choices=tuple(CORES))
-    core_size: int = flag(64, "size of its state", low=1)
-    hidden_size: list[int] = flag([64, 64], "widths of the layers before the core and, last, of the head", low=1)
-    burn_in: int = flag(10, "steps of a sequence that only warm up the state", low=0)
-    sequence_length: int = flag(20, "steps of a sequence that are learned from", low=1)
-    sequence_interval: int = flag(10, "steps between the beginnings of sequences", low=1)
-    batch_size: int = flag(32, "sequences per gradient step", low=1)
+    core_size: int = flag(64, "size of its state", low=1, high=WIDEST)
+    hidden_size: list[int] = flag(
+        [64, 64], "widths of the layers before the core and, last, of the head", low=1, high=WIDEST
+    )
+    burn_in: int = flag(10, "steps of a sequence that only warm up the state", low=0, high=100_000)
+    sequence_length: int = flag(20, "steps of a sequence that are learned from", low=1, high=100_000)
+    sequence_interval: int = flag(10, "steps between the beginnings of sequences", low=1, high=100_000)
+    batch_size: int = flag(32, "sequences per gradient step", low=1, high=LONGEST)
     update_to_data: float = flag(0.1, "gradient steps per environment step", low=0)
     target_update_interval: int = flag(200, "gradient steps between copies to the target network", low=1)
-    n_step: int = flag(3, "steps before the value of the next observation is used", low=1)
+    n_step: int = flag(3, "steps before the value of the next observation is used", low=1, high=100_000)
     double: bool = flag(True, "choose the next action by the network that learns")
     dueling: bool = flag(True, "one head for the value and one for advantages")
     prioritized: bool = flag(True, "sample in proportion to the last errors")

@@ -22,8 +22,8 @@ from a2c_ppo_acktr.flags import flag
 class RainbowConfig(C51Config):
     """Flags of Rainbow; each part can be switched off, as in the paper's ablations. For vectors `sigma` is our own."""
 
-    lr: float = flag(2.3e-3, "learning rate of Adam", low=0)
-    n_step: int = flag(3, "steps before the value of the next observation is used", low=1)
+    lr: float = flag(2.3e-3, "learning rate of Adam", low=0, high=1e6)
+    n_step: int = flag(3, "steps before the value of the next observation is used", low=1, high=100_000)
     double: bool = flag(True, "choose the next action by the network that learns")
     dueling: bool = flag(True, "one head for the value and one for advantages")
     noisy: bool = flag(True, "explore by noise in the weights instead of epsilon")

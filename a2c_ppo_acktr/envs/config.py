@@ -18,7 +18,10 @@ class EnvConfig:
         "time_to_end=True (see targets.py)",
     )
     auxiliary_truth_sizes: list[int] | None = flag(
-        None, "cut a flat info['auxiliary'] into targets auxiliary_0, auxiliary_1, ... of these sizes", low=1
+        None,
+        "cut a flat info['auxiliary'] into targets auxiliary_0, auxiliary_1, ... of these sizes",
+        low=1,
+        high=100_000,
     )
     normalize_env: bool = flag(True, "normalize vector observations and rewards by running statistics")
     clip_actions: bool | None = flag(
@@ -26,7 +29,7 @@ class EnvConfig:
     )
     time_feature: bool = flag(False, "append the share of the time limit that has passed to vector observations")
     hide_observations: list[int] = flag([], "places of numbers to leave out of vector observations", low=0)
-    frame_stack: int | None = flag(None, "images to stack (default: 4 for Atari, 1 elsewhere)", low=1)
+    frame_stack: int | None = flag(None, "images to stack (default: 4 for Atari, 1 elsewhere)", low=1, high=1_000)
     vec_env: str = flag(
         "auto",
         "native batched stepping, a loop in this process, one worker per core, or EnvPool; auto picks one of the first "

@@ -26,7 +26,7 @@ from a2c_ppo_acktr.envs.wrappers import (
     wrap_atari,
 )
 from a2c_ppo_acktr.spaces import has_channels_last, kind_of
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, import_from_here
 
 ATARI = re.compile(r"(ALE/.+-v5|\w+NoFrameskip-v4)$")
 MUJOCO = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w*|Pusher|Reacher|Swimmer|Walker2d)-v\d+$")
@@ -116,10 +116,9 @@ def resolve(env_id: str) -> str:
     dm = DM_CONTROL.match(env_id)
     module, colon, registered = (f"dm_control/{dm[1]}-{dm[2]}-v0" if dm else env_id).rpartition(":")
     if colon:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UsageError(f"--env-name {env_id}: cannot import {module}: {error}") from error
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise UsageError(f"--env-name {env_id}: expected module:EnvId, the module as in an import statement")
+        import_from_here(module, f"--env-name {env_id}: cannot import")
     try:
         newest = _newest_if_retired(registered)
         gym.spec(newest)

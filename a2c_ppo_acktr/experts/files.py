@@ -29,7 +29,7 @@ import torch
 from gymnasium import spaces
 
 from a2c_ppo_acktr.experts.archive import Archive, check_size, fail, reading
-from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.files import write_named
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.memory import available_memory
 from a2c_ppo_acktr.spaces import concatenate, has_channels_last, index, tree_map
@@ -96,7 +96,7 @@ def save(path: str | Path, trajectories: Sequence[Trajectory], *, frame_stack: i
         with temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
-    write_atomically(Path(path), write)
+    write_named(Path(path), write)
 
 
 def read(source: str | Path) -> tuple[list[Trajectory], dict[str, Any]]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Generic, Protocol, TypeVar
 
-from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.files import open_to_append, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES_FROM_HERE = {"PYTHONPATH": os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))}
@@ -68,7 +68,7 @@ class Job(Generic[TaskT]):
         self.lock = take_lock(task.lock_file)
         try:
             self.commands = task.begin()
-            self.log: IO[str] = task.log_file.open("a")
+            self.log: IO[str] = open_to_append(task.log_file)
             self.process = self._launch()
         except BaseException:
             self.lock.close()
@@ -208,7 +208,7 @@ def take_lock(path: Path, wait: bool = False) -> IO[str]:
         Busy: someone holds it, and we do not `wait`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a")
+    file = open_to_append(path)
     while not _locks(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB):
         if not _locks(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
             file.close()

@@ -21,7 +21,8 @@ GRACE_SECONDS = 10.0
 
 def append(journal: Path, **event: Any) -> None:
     """Add a line of JSON: one write, so that no reader sees half of it, flushed to the disk."""
-    with journal.open("ab", buffering=0) as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # a link in a queue leads elsewhere
+    with open(os.open(journal, flags, 0o666), "ab", buffering=0) as file:
         file.write(json.dumps({**event, "time": round(time.time(), 3)}).encode() + b"\n")
         os.fsync(file.fileno())
 

@@ -72,6 +72,8 @@ def parse_heads(given: Sequence[Any], targets: dict[str, spaces.Space], after_ac
     Raises:
         UsageError: what does not fit, and what would.
     """
+    if not isinstance(given, list | tuple):
+        raise UsageError(f"auxiliary_heads={given}: expected a list of (depth, side, type, size[, target[, weight]])")
     heads, unnamed = [], 0
     for form in given:
         if not isinstance(form, list | tuple) or not 3 <= len(form) <= 6:

@@ -14,12 +14,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from a2c_ppo_acktr.flags import WIDEST
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.model.encoders import ImageEncoder, make_encoder
 from a2c_ppo_acktr.model.layers import TanhMLP
 from a2c_ppo_acktr.model.recurrent import GRU
 from a2c_ppo_acktr.spaces import concatenate, is_image, to_tensor, tree_map
-from a2c_ppo_acktr.utils import UsageError, import_from_here, init_orthogonal
+from a2c_ppo_acktr.utils import UsageError, import_from_here, init_orthogonal, reason
 
 
 class Layers(NamedTuple):
@@ -93,7 +94,8 @@ class FlexBase(nn.Module):
     ) -> None:
         super().__init__()
         widths = _widths(hidden_size, num_layers)
-        if not -1 <= num_shared_layers <= len(widths):
+        _check_sizes(encoder_size=encoder_size)
+        if not _is_size(num_shared_layers, -1, len(widths)):
             raise UsageError(f"num_shared_layers={num_shared_layers}: expected -1 (all) to {len(widths)}")
         split = len(widths) if num_shared_layers == -1 else num_shared_layers
         self.remove_actor_grads_on_shared = remove_actor_grads_on_shared
@@ -125,15 +127,29 @@ class FlexBase(nn.Module):
 
 def _widths(hidden_size: int | Sequence[int], num_layers: int | None) -> list[int]:
     """One width per layer."""
-    if isinstance(hidden_size, int):
-        widths = [hidden_size] * (2 if num_layers is None else num_layers)
-        valid = hidden_size > 0 and (num_layers is None or num_layers >= 0)
+    if isinstance(hidden_size, list | tuple):
+        valid, widths = num_layers in (None, len(hidden_size)) and len(hidden_size) > 0, list(hidden_size)
     else:
-        widths = list(hidden_size)
-        valid = len(widths) > 0 and all(width > 0 for width in widths) and num_layers in (None, len(widths))
-    if not valid:
-        raise UsageError(f"hidden_size={hidden_size} num_layers={num_layers}: expected one width, or one per layer")
+        valid = num_layers is None or _is_size(num_layers, 0, MOST_LAYERS)
+        widths = [hidden_size] * (2 if num_layers is None or not valid else num_layers)
+    if not valid or not all(_is_size(width, 1, WIDEST) for width in widths or [hidden_size]):
+        raise UsageError(
+            f"hidden_size={hidden_size} num_layers={num_layers}: expected one width, or one per layer, of 1 to "
+            f"{WIDEST}, and 0 to {MOST_LAYERS} layers"
+        )
     return widths
+
+
+def _is_size(value: Any, low: int, high: int) -> bool:
+    """Whether a setting of a network, which may be of any type, is an integer within bounds."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _check_sizes(**sizes: Any) -> None:
+    """Refuse widths that are none."""
+    for name, size in sizes.items():
+        if not _is_size(size, 1, WIDEST):
+            raise UsageError(f"{name}={size}: expected an integer of 1 to {WIDEST}")
 
 
 class MLPBase(FlexBase):
@@ -176,6 +192,7 @@ class CNNBase(nn.Module):
         remove_actor_grads_on_shared: bool = False,
     ) -> None:
         super().__init__()
+        _check_sizes(hidden_size=hidden_size, last_filters=last_filters)
         self.remove_actor_grads_on_shared = remove_actor_grads_on_shared
         self.encoder = ImageEncoder(space, hidden_size, last_filters)
         self.gru = GRU(hidden_size, hidden_size) if recurrent else None
@@ -194,6 +211,8 @@ class CNNBase(nn.Module):
         return BaseOutput(self.value(x).squeeze(-1), features, carry, Layers(shared))
 
 
+MOST_LAYERS = 1_000
+
 BASES: dict[str, type[nn.Module]] = {
     "MLPBase": MLPBase,
     "CNNBase": CNNBase,
@@ -211,7 +230,10 @@ def find_base(name: str | None, space: spaces.Space | None) -> Any:
     if name is None:
         return BASES["CNNBase" if space is not None and is_image(space) else "MLPBase"]
     if ":" in name:
-        return import_from_here(name, "--nn-base")
+        found = import_from_here(name, "--nn-base")
+        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+            raise UsageError(f"--nn-base {name}: expected a torch.nn.Module's class, not {found!r}")
+        return found
     if name not in BASES:
         raise UsageError(f"--nn-base {name}: choose from {', '.join(BASES)}, or name module:Class")
     return BASES[name]
@@ -229,12 +251,16 @@ def check_base(base: Any, name: str, space: spaces.Space) -> Layers:
             raise UsageError(f"--nn-base {name}: {what} (see a2c_ppo_acktr/model/bases.py)")
 
     demand(isinstance(base, nn.Module), "expected a torch.nn.Module")
+    demand(any(True for _ in base.parameters()), "has no parameters to learn")
     for attribute in ("output_size", "carry_size"):
         demand(isinstance(getattr(base, attribute, None), int), f"expected an integer attribute {attribute}")
     layers = Layers()
     for lead in [(3, 2), (2,)] if base.carry_size > 0 else [(2,)]:
-        with torch.no_grad():
-            found = base(sample_observations(space, lead), torch.zeros(2, base.carry_size), torch.ones(lead))
+        try:
+            with torch.no_grad():
+                found = base(sample_observations(space, lead), torch.zeros(2, base.carry_size), torch.ones(lead))
+        except (Exception, SystemExit) as error:  # whatever a network of the user's own raises
+            raise UsageError(f"--nn-base {name}: its forward: {reason(error)}") from error
         demand(isinstance(found, tuple) and 3 <= len(found) <= 4, "expected BaseOutput(value, features, carry, layers)")
         output = BaseOutput(*found)
         expected = {"value": lead, "features": (*lead, base.output_size), "carry": (2, base.carry_size)}

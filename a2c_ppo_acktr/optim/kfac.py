@@ -50,9 +50,9 @@ class KFACConfig:
 
     kfac_momentum: float = flag(0.9, "momentum; the step is --lr times 1 minus this", low=0, high=1)
     kfac_stat_decay: float = flag(0.99, "decay of the running averages of the factors", low=0, high=1)
-    kfac_clip: float = flag(0.001, "trust region: twice the KL divergence that a full step may have", low=0)
-    kfac_damping: float = flag(0.01, "added to the eigenvalues of the Fisher matrix", low=0)
-    kfac_weight_decay: float = flag(0.0, "weight of an L2 penalty; also added to the damping", low=0)
+    kfac_clip: float = flag(0.001, "trust region: twice the KL divergence that a full step may have", low=0, high=1e6)
+    kfac_damping: float = flag(0.01, "added to the eigenvalues of the Fisher matrix", low=0, high=1e6)
+    kfac_weight_decay: float = flag(0.0, "weight of an L2 penalty; also added to the damping", low=0, high=1e6)
     kfac_stat_interval: int = flag(1, "updates between statistics of the factors", low=1)
     kfac_inverse_interval: int = flag(10, "updates between inverses of the factors", low=1)
     kfac_inverse: str = flag(

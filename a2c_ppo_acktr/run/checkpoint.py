@@ -8,6 +8,7 @@
 No class is pickled, so loading never runs code.
 """
 
+import os
 import pickle
 import shutil
 import time
@@ -21,7 +22,7 @@ import torch
 
 from a2c_ppo_acktr.files import write_atomically
 from a2c_ppo_acktr.run.folder import latest_checkpoint
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.utils import UsageError, printable
 
 FORMAT = "a2c_ppo_acktr.checkpoint"
 VERSION = 1
@@ -29,7 +30,7 @@ VERSION = 1
 
 def file_name(env_name: str) -> str:
     """An environment's id as part of a path."""
-    return env_name.replace("/", "-").replace(":", "-")
+    return printable(env_name).replace("/", "-").replace(":", "-")
 
 
 def learner_name(settings: Mapping[str, Any]) -> str:
@@ -41,6 +42,11 @@ def learner_name(settings: Mapping[str, Any]) -> str:
 def upstream_path(save_dir: str | Path, algo: str, env_name: str) -> Path:
     """Where upstream's `enjoy.py` looks."""
     return Path(save_dir) / algo / f"{file_name(env_name)}.pt"
+
+
+def copy_name(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Folder and name of a run's copy below --save-dir."""
+    return settings["save_subdir"] or learner_name(settings), settings["save_name"] or settings["env_name"]
 
 
 def run_name(settings: Mapping[str, Any]) -> str:
@@ -56,6 +62,8 @@ def new_run_folder(settings: Mapping[str, Any]) -> Path:
         wanted = Path("runs") / f"{run_name(settings)}{time.strftime('%Y%m%d-%H%M%S')}"
     else:
         wanted = Path(log_dir).expanduser()
+        if wanted.name in ("", ".."):  # a name of its own, which a sibling's can extend
+            wanted = Path(os.path.abspath(wanted))
     folder, number = wanted, 1
     while True:
         try:
@@ -63,12 +71,12 @@ def new_run_folder(settings: Mapping[str, Any]) -> Path:
             (folder / "config.json").open("x").close()  # whoever creates it owns the folder
             break
         except FileExistsError:
-            if folder.exists() and not folder.is_dir():
-                raise UsageError(f"--log-dir {folder}: is a file") from None
+            if not folder.is_dir():
+                raise UsageError(f"--log-dir {folder}: is a file, or a link that leads nowhere") from None
             number += 1
             folder = wanted.with_name(f"{wanted.name}-{number}")
     if log_dir is not None and folder != wanted:
-        print(f"{wanted} already holds a run: writing to {folder}", flush=True)
+        print(printable(f"{wanted} already holds a run: writing to {folder}"), flush=True)
     return folder
 
 
@@ -167,7 +175,7 @@ def find_resumable(resume: str, wanted: dict[str, str]) -> Path:
 
 def run_folder_of(path: str | Path) -> Path | None:
     """The run folder that a checkpoint lies in; None for a copy elsewhere."""
-    folder = Path(path).resolve().parent
+    folder = Path(os.path.abspath(path)).parent  # a link is not followed: its run is another one
     return folder.parent if folder.name == "checkpoints" and (folder.parent / "config.json").is_file() else None
 
 

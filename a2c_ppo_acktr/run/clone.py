@@ -43,7 +43,7 @@ def clone_parameters(
     if unmatched := [p for p in prefixes if not any(name == p or name.startswith(f"{p}.") for name in own)]:
         raise UsageError(f"--clone-args layers={','.join(unmatched)}: the policy has {', '.join(_stems(own))}")
     if copy:
-        contents = checkpoint.load(checkpoint.find(source, None))
+        contents = checkpoint.load(checkpoint.find(source, None, "--clone-parameter-experiment"))
         theirs = contents["algorithm"]["policy"]
         for name in chosen:
             if name not in theirs or theirs[name].shape != own[name].shape:

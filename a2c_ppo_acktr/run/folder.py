@@ -6,14 +6,16 @@ import sys
 import time
 from pathlib import Path
 
+from a2c_ppo_acktr import trust
+
 BLOCK = 4096
 """Bytes that hold the last row of `progress.csv` but for very long ones."""
 
 
 def train_command(folder: Path, flags: list[str]) -> list[str]:
-    """What begins the run of `flags` in `folder`, or continues it from its checkpoint."""
+    """What begins the run of `flags` in `folder`, or continues it from its checkpoint, with the same modules."""
     if latest_checkpoint(folder).is_file():
-        return [sys.executable, "main.py", "--resume", str(folder)]
+        return [sys.executable, "main.py", "--resume", str(folder), *trust.repeat_flags(flags)]
     return [sys.executable, "main.py", *flags, "--log-dir", str(folder)]
 
 

@@ -16,8 +16,9 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from a2c_ppo_acktr.files import write_atomically
+from a2c_ppo_acktr.files import open_to_append, write_atomically
 from a2c_ppo_acktr.run.clock import Clock
+from a2c_ppo_acktr.utils import printable
 
 RECENT_EPISODES = 100
 BAR_INTERVAL = 0.2
@@ -34,6 +35,10 @@ class Bar(Progress):
         """The bar, and what fits of the losses."""
         yield from super().get_renderables()
         yield Text(self.losses, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+AS_IT_IS: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""How files are read and written again that may have been damaged: what is no text stays what it is."""
 
 
 class Logger:
@@ -70,9 +75,11 @@ class Logger:
         for rank in range(num_envs):
             path, rows = folder / f"{rank}.monitor.csv", (state["monitor_rows"] + [0] * num_envs)[rank]
             self.monitor_rows.append(_keep_rows(path, 2, rows)[1])
-            if not path.exists():
-                path.write_text(f"#{header}\nr,l,t\n")
-            self.monitors.append(path.open("a"))
+            monitor = open_to_append(path)
+            if monitor.tell() == 0:
+                monitor.write(f"#{header}\nr,l,t\n")
+                monitor.flush()
+            self.monitors.append(monitor)
         self.tensorboard = SummaryWriter(str(folder), purge_step=self.step if self.step else None)
         self.tracker: Any = None
         self.console = Console(highlight=False)
@@ -119,7 +126,7 @@ class Logger:
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Settings and whatever else describes the run, as a table on TensorBoard's page of texts."""
-        rows = [f"|{name}|{value}|" for name, value in facts.items()]
+        rows = [f"|{name}|{printable(str(value))}|" for name, value in facts.items()]
         self.tensorboard.add_text("hyperparameters", "\n".join(["|name|value|", "|-|-|", *rows]), self.step)
 
     def hyperparameters(self, values: Mapping[str, Any]) -> None:
@@ -177,12 +184,13 @@ class Logger:
         if new:
             self.columns += new
             _rewrite_with_columns(path, self.columns)
-        with path.open("a", newline="") as file:
+        with open_to_append(path) as file:
             csv.DictWriter(file, self.columns, restval="").writerow(row)
         self.progress_rows += 1
 
     def say(self, text: str) -> None:
         """One line for the user, above the progress bar."""
+        text = printable(text)
         if self.bar is not None:
             self.bar.console.print(Text(text), soft_wrap=True)
         else:
@@ -193,7 +201,7 @@ class Logger:
         self._catch_up()
         width = max(map(len, rows))
         for name, value in rows.items():
-            self.console.print(Text.assemble((name.ljust(width), "bold"), "  ", value), soft_wrap=True)
+            self.console.print(Text.assemble((name.ljust(width), "bold"), "  ", printable(value)), soft_wrap=True)
 
     def mean_return(self) -> float | None:
         """Mean training return of the last 100 episodes; None before 100."""
@@ -234,10 +242,10 @@ def _keep_rows(path: Path, header_lines: int, rows: int) -> tuple[list[str], int
     """Cut a CSV file down to its header and first `rows` rows; the columns of its last header line, and its rows."""
     if not path.exists():
         return [], 0
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(**AS_IT_IS).splitlines(keepends=True)
     kept = lines[: header_lines + rows]
     if len(kept) < len(lines):
-        write_atomically(path, lambda temporary: temporary.write_text("".join(kept)))
+        write_atomically(path, lambda temporary: temporary.write_text("".join(kept), **AS_IT_IS))
     return next(csv.reader(kept[header_lines - 1 : header_lines]), []), max(0, len(kept) - header_lines)
 
 
@@ -245,12 +253,12 @@ def _rewrite_with_columns(path: Path, columns: list[str]) -> None:
     """Give a CSV file further columns, empty in the rows that it has."""
     rows: list[dict[str, str]] = []
     if path.exists():
-        with path.open(newline="") as file:
+        with path.open(newline="", **AS_IT_IS) as file:
             rows = list(csv.DictReader(file))
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
+        with temporary.open("w", newline="", **AS_IT_IS) as file:
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
 

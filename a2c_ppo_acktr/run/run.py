@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from a2c_ppo_acktr import __version__
+from a2c_ppo_acktr import __version__, trust
+from a2c_ppo_acktr.files import check_no_links, open_to_append, write_atomically
 from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.run import checkpoint, histograms
 from a2c_ppo_acktr.run.clock import Clock
@@ -21,7 +22,7 @@ from a2c_ppo_acktr.run.folder import latest_checkpoint
 from a2c_ppo_acktr.run.logger import Logger
 from a2c_ppo_acktr.run.tracking import Tracker
 from a2c_ppo_acktr.seeding import get_rng_state, set_rng_state
-from a2c_ppo_acktr.utils import Diverged, UsageError
+from a2c_ppo_acktr.utils import Diverged, UsageError, printable
 
 LINE_SECONDS, CHECKPOINT_SECONDS, BEST_SECONDS = 1.0, 60.0, 10.0
 HISTOGRAM_SECONDS, HISTOGRAM_SHARE = 60.0, 0.005
@@ -57,6 +58,7 @@ class Run:
         self.metrics: Mapping[str, SupportsFloat] = {}
         own_folder = checkpoint.run_folder_of(config.resume) if config.resume is not None else None
         self.folder = own_folder or checkpoint.new_run_folder(settings)
+        check_no_links(self.folder, within=("checkpoints", "videos"))
         episodes_continue = resumed is None or self._restore(resumed)
         logger_state = resumed["logger"] if resumed is not None else None
         total = settings["num_env_steps"]
@@ -105,8 +107,8 @@ class Run:
             "packages": packages,
         }
         text = json.dumps({"settings": self.settings, **description}, indent=2, default=str)
-        (self.folder / "config.json").write_text(text + "\n")
-        with (self.folder / "command.txt").open("a") as file:
+        write_atomically(self.folder / "config.json", lambda temporary: temporary.write_text(text + "\n"))
+        with open_to_append(self.folder / "command.txt") as file:
             file.write(command + "\n")
         facts = {**description, **self.settings, **self.settings["config"]}
         del facts["config"]
@@ -198,9 +200,9 @@ class Run:
             checkpoint.drop_replays(target.parent, keep=state["replay"])
         self.save_clock.took(time.monotonic() - begun)
         if path is None and self.config.save_dir:
-            folder = self.config.save_subdir or checkpoint.learner_name(self.settings)
-            name = self.config.save_name or self.settings["env_name"]
-            checkpoint.copy(target, checkpoint.upstream_path(self.config.save_dir, folder, name))
+            checkpoint.copy(
+                target, checkpoint.upstream_path(self.config.save_dir, *checkpoint.copy_name(self.settings))
+            )
 
     def _save_best(self, mean_return: float) -> None:
         self.best = mean_return
@@ -229,7 +231,8 @@ class Run:
         if self.latest.exists():
             rows["checkpoint"] = str(self.latest)
             if interrupted:
-                rows["continue with"] = shlex.join(["python", "main.py", "--resume", str(self.folder)])
+                trusted = trust.repeat(self.settings)
+                rows["continue with"] = shlex.join(["python", "main.py", "--resume", str(self.folder), *trusted])
         self.logger.table(rows)
 
     def close(self) -> None:
@@ -278,7 +281,7 @@ class Run:
             return
         else:
             why = f"{path} was made with other flags"
-        print(f"the replay begins empty: {why}", flush=True)
+        print(printable(f"the replay begins empty: {why}"), flush=True)
 
 
 def _commit() -> str | None:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ from a2c_ppo_acktr.run.config import LogConfig
 from a2c_ppo_acktr.run.histograms import Histogram
 
 START_SECONDS, FINISH_SECONDS = 10, 30
+ID = re.compile(r"[\w-]{1,64}")
+WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+"""What the library reads in the environment's WANDB_MODE."""
 
 
 class Tracker:
@@ -39,7 +43,8 @@ class Tracker:
         mailbox: Any = importlib.import_module("wandb.sdk.mailbox")
         self.failures = (self.wandb.errors.Error, mailbox.MailboxClosedError, OSError)
         self.upload_video, self.say, self.later = config.upload_video, say, f"wandb sync {folder}/wandb/offline-*"
-        self.id = run_id or secrets.token_hex(4)
+        known = run_id is not None and ID.fullmatch(run_id)  # a file's word, which becomes part of a path
+        self.id = run_id if known and run_id else secrets.token_hex(4)
         mode = self._mode()
         online = {"resume": "allow"} if mode == "online" else {}
         common = {

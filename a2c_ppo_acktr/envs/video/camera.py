@@ -49,9 +49,11 @@ class Film:
 
     def _start(self, height: int, width: int) -> "subprocess.Popen[bytes]":
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary.unlink(missing_ok=True)  # ffmpeg would write through a link
         raw = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self.fps:g} -i -".split()
         coded = "-an -c:v libx264 -preset veryfast -crf 23 -pix_fmt yuv420p -threads 1".split()
-        target = ["-f", CONTAINERS[self.path.suffix], str(self.temporary)]
+        # Without `file:` a name that begins as an option or a protocol would be one.
+        target = ["-f", CONTAINERS[self.path.suffix], f"file:{os.path.abspath(self.temporary)}"]
         # Ctrl-C and SIGTERM are for the training, which ends the film itself: ffmpeg is born blocking them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
