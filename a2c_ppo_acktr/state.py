@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from a2c_ppo_acktr.interfaces import EnvSpaces
+
 CONTAINERS = (list, tuple, deque, dict)
 RANDOM = (torch.Generator, np.random.Generator, random.Random)
-OPAQUE = (type, types.ModuleType, str, bytes, int, float, np.ndarray, Tensor, gym.Space)
-"""Nothing that learning continues from is inside; the random generators of spaces are for who samples from them."""
+OPAQUE = (type, types.ModuleType, str, bytes, int, float, np.ndarray, Tensor, gym.Space, EnvSpaces)
+"""Nothing that learning continues from is inside, or it is the environments'."""
 
 
 @runtime_checkable
