@@ -127,7 +127,6 @@ _IMITATION = [
             "cheetah",
             f"--algo bc --env-name HalfCheetah-v5 --num-trajectories {num}",
             1,
-            stale=_SPLIT,
         )
         for num in (1, 4, 11, 25)
     ),
