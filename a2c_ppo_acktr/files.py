@@ -9,6 +9,8 @@ from typing import IO
 
 from a2c_ppo_acktr.utils import UsageError
 
+OPEN = {"/dev/stdout": 1, "/dev/stderr": 2}
+"""Files that are open already: opened anew they would be written from the beginning."""
 LONGEST_NAME = 200
 """Bytes of a file's name, so that one in front of it and behind it still fits, as of a temporary file."""
 
@@ -32,11 +34,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_named(path: Path, write: Callable[[Path], object]) -> None:
-    """`write_atomically` where a user said to; into a device, a pipe or a link that stands there, as shells do."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        write(path)
+    """`write_atomically` where a user said to: where a link leads, and to the end of a device or pipe that is there."""
+    opened = OPEN.get(os.path.abspath(path))
+    if opened is not None or (path.exists() and not path.is_file()):
+        with tempfile.TemporaryDirectory() as place:
+            write(written := Path(place) / "written")
+            with open(path if opened is None else os.dup(opened), "ab", buffering=0) as target:
+                target.write(written.read_bytes())
     else:
-        write_atomically(path, write)
+        write_atomically(path.resolve(), write)
 
 
 def open_to_append(path: Path) -> IO[str]:

@@ -256,12 +256,20 @@ class KeyValues(argparse.Action):
         setattr(namespace, self.dest, pairs)
 
 
+WORDS = {"true": True, "false": False, "none": None, "inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+"""Values that are no Python literals, or not in every case."""
+
+
 def read_value(text: str) -> Any:
-    """A Python literal, else the text itself; in a flat list, words need no quotes."""
-    with contextlib.suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text)
+    """A Python literal, true, false and none in any case, else the text itself; in a flat list, words need no quotes.
+
+    What only looks like a number, such as 007 or 1_0, is text: a name.
+    """
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        value = ast.literal_eval(text)
+        return text if isinstance(value, int | float) and "_" in text else value
     if text.startswith("[") and text.endswith("]"):
         return [read_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
-    with contextlib.suppress(ValueError):
-        return float(text)  # inf and nan, which are no literals
     return text.strip("'\"")

@@ -328,3 +328,30 @@ def test_what_diverges_is_no_traceback_and_no_warning_of_each_operation(algorith
     outcome = bad_input.run("main.py", words, tmp_path)
     assert outcome.code in (0, 1)
     assert len(outcome.err.splitlines()) == outcome.code
+
+
+# values by name
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("001", "001"),
+        ("1_0", "1_0"),
+        ("true", True),
+        ("False", False),
+        ("none", None),
+        ("'true'", "true"),
+        ("1e-3", 1e-3),
+        ("-5", -5),
+        ("inf", float("inf")),
+        ("[a,true,007,2]", ["a", True, "007", 2]),
+        ("(1, 'x')", (1, "x")),
+        ("paired", "paired"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_value_by_name_is_what_it_looks_like(text, value):
+    assert flags.read_value(text) == value
+    assert type(flags.read_value(text)) is type(value)

@@ -1,5 +1,6 @@
 """Where results are written: found out before training or playing, devices as they are, films by any name."""
 
+import json
 import os
 import stat
 import subprocess
@@ -116,6 +117,18 @@ def test_a_pipe_gets_what_is_written(tmp_path):
         write_named(Path("pipe"), lambda path: path.write_text("{}"))
         assert reader.communicate(timeout=10)[0] == b"{}"
     assert Path("pipe").is_fifo()
+
+
+def test_standard_output_keeps_what_it_has(trained):
+    Path("out").write_text("before\n")
+    words = [sys.executable, str(ROOT / "evaluate.py"), "--load-dir", str(trained), "--num-episodes", "1"]
+    with open("out", "r+") as out:
+        out.seek(0, os.SEEK_END)
+        subprocess.run([*words, "--json", "/dev/stdout"], stdout=out, check=True)
+    before, result, summary = Path("out").read_text().splitlines()
+    assert before == "before"
+    assert json.loads(result)["n"] == 1
+    assert summary.startswith("mean ")
 
 
 def test_a_link_that_a_user_names_is_written_through_and_one_in_a_run_is_replaced():
