@@ -10,9 +10,9 @@ import torch
 
 import main
 from a2c_ppo_acktr import algo, arguments
-from a2c_ppo_acktr.process import Interrupted
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.run import Run
+from a2c_ppo_acktr.signals import Interrupted
 from a2c_ppo_acktr.storage.replay import Replay
 from tests.probe_envs import MatchObservation
 from tests.q_learning import THREE_STATES, a_step

@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from a2c_ppo_acktr.interfaces import Actor, Ended, Environments, Episode, Step, StepArrays
-from a2c_ppo_acktr.spaces import to_tensor
+from a2c_ppo_acktr.interfaces import Actor, Ended, Environments, Episode, Step, StepArrays, UnreadableState
+from a2c_ppo_acktr.spaces import to_tensor, tree_map
 
 
 class Stepper:
@@ -19,10 +20,16 @@ class Stepper:
 
     def __init__(self, envs: Environments, algorithm: Actor) -> None:
         self.envs, self.algorithm, self.device = envs, algorithm, algorithm.device
-        self.obs = to_tensor(envs.reset(), self.device)
-        self.signals = to_tensor(envs.signals, self.device)
-        self.carry = algorithm.initial_carry(envs.num_envs)
         self.ongoing = torch.ones(envs.num_envs, device=self.device)
+        self.unreadable: str | None = None
+        """Why the environments' states could not be read or set, where that should have gone."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a new episode everywhere."""
+        self.obs = to_tensor(self.envs.reset(), self.device)
+        self.signals = to_tensor(self.envs.signals, self.device)
+        self.carry = self.algorithm.initial_carry(self.envs.num_envs)
         self.masks = torch.zeros_like(self.ongoing)
 
     def step(self, explore: bool) -> tuple[Step, StepArrays]:
@@ -57,10 +64,10 @@ class Stepper:
         self.signals = to_tensor(arrays.signals, self.device)
         return step, arrays
 
-    def state_dict(self) -> dict[str, Any]:
-        """Observations, carries and, where they can be read, the environments' states."""
+    def state_dict(self, *, in_step: bool = False) -> dict[str, Any]:
+        """Observations, carries and, where they can be read, the environments' states: not in the middle of a step."""
         return {
-            "envs": self.envs.get_state(),
+            "envs": None if in_step else self._envs_state(),
             "state_kind": self.envs.state_kind,
             "obs": self.obs,
             "signals": self.signals,
@@ -68,15 +75,39 @@ class Stepper:
             "masks": self.masks,
         }
 
+    def _envs_state(self) -> Any:
+        try:
+            return self.envs.get_state()
+        except UnreadableState as error:
+            self.unreadable = str(error)
+            return None
+
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Continue; returns whether running episodes continue too (else every environment begins a new one)."""
+        """Continue; returns whether running episodes continue too (else every environment begins a new one).
+
+        Raises:
+            ValueError: the state is of other observations.
+        """
         fits = state.get("state_kind", self.envs.state_kind) == self.envs.state_kind
         if state["envs"] is None or len(state["masks"]) != self.envs.num_envs or not fits:
+            self.begin()
             return False
-        self.envs.set_state(state["envs"])
-        self.obs, self.signals = to_tensor(state["obs"], self.device), to_tensor(state["signals"], self.device)
-        self.carry, self.masks = state["carry"].to(self.device), state["masks"].to(self.device)
+        restored = tuple(to_tensor(state[name], self.device) for name in ("obs", "signals", "carry", "masks"))
+        tree_map(_check_shape, (self.obs, self.signals, self.carry, self.masks), restored)
+        try:
+            self.envs.set_state(state["envs"])
+        except UnreadableState as error:
+            self.unreadable = str(error)
+            self.begin()
+            return False
+        self.obs, self.signals, self.carry, self.masks = restored
         return True
+
+
+def _check_shape(own: Tensor, restored: Tensor) -> None:
+    if own.shape != restored.shape or own.dtype != restored.dtype:
+        shapes = f"{list(restored.shape)} of {restored.dtype}, expected {list(own.shape)} of {own.dtype}"
+        raise ValueError(f"what the environments gave is {shapes}")
 
 
 def finished_episodes(arrays: StepArrays) -> list[Episode]:
@@ -102,21 +133,30 @@ class Collector:
     def __init__(self, envs: Environments, algorithm: Actor, storage: Any) -> None:
         self.stepper, self.storage = Stepper(envs, algorithm), storage
         self.num_envs, self.num_steps, self.env_steps = envs.num_envs, storage.num_steps, 0
+        self.collecting = False
+        """Whether `collect` runs, or was left in the middle: the environments are ahead of what has been counted."""
 
     @torch.inference_mode()
     def collect(self) -> list[Episode]:
         """Take `num_steps` steps in every environment; returns the episodes that finished."""
         episodes: list[Episode] = []
+        self.collecting = True
         for _ in range(self.num_steps):
             step, arrays = self.stepper.step(explore=True)
             self.storage.insert(step)
             episodes += finished_episodes(arrays)
         self.env_steps += self.num_steps * self.num_envs
+        self.collecting = False
         return episodes
+
+    @property
+    def unreadable(self) -> str | None:
+        """See `Stepper`."""
+        return self.stepper.unreadable
 
     def state_dict(self) -> dict[str, Any]:
         """The count of steps, and the stepper's state."""
-        return {"env_steps": self.env_steps, "stepper": self.stepper.state_dict()}
+        return {"env_steps": self.env_steps, "stepper": self.stepper.state_dict(in_step=self.collecting)}
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Inverse of `state_dict`; returns what `Stepper.load_state_dict` does."""

@@ -114,7 +114,7 @@ class Fit:
     def begin(self) -> None:
         """Go on from the present parameters, for as many epochs as the first time."""
         self.epochs, self.waited, self.finished = 0, 0, False
-        self.best, self.best_parameters = math.inf, torch.zeros(0)
+        self.best, self.best_parameters, self.last_parameters = math.inf, torch.zeros(0), torch.zeros(0)
 
     def epoch(self, training: Tensor, held_out: Tensor) -> dict[str, Any]:
         """Learn from every step once; `finished` says whether that was the last time.
@@ -135,11 +135,16 @@ class Fit:
         self.epochs += 1
         if len(held_out) > 0:
             metrics["validation_loss"] = self.compare(held_out)
-        self.finished = self.epochs >= config.epochs or self.waited >= config.patience
+        self.finished = self.is_over()
         if self.finished and len(self.best_parameters) > 0:
+            self.last_parameters = self.parameters.detach().clone()
             self.parameters.data.copy_(self.best_parameters)
             metrics["validation_loss"] = self.best
         return metrics
+
+    def is_over(self) -> bool:
+        """Whether there were epochs enough, or enough of them without a better loss."""
+        return self.epochs >= self.config.epochs or self.waited >= self.config.patience
 
     def fit(self, training: Tensor, held_out: Tensor) -> dict[str, Any]:
         """Epochs until it has finished; the metrics of the last one.
@@ -165,13 +170,16 @@ class Fit:
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, but for network and optimizer."""
-        return {name: getattr(self, name) for name in ("epochs", "waited", "finished", "best", "best_parameters")}
+        names = ("epochs", "waited", "finished", "best", "best_parameters", "last_parameters")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`; with more epochs or patience than it had, it goes on from its last epoch."""
         for name, value in state.items():
-            setattr(self, name, value)
-        self.best_parameters = self.best_parameters.to(self.parameters.device)
+            setattr(self, name, value.to(self.parameters.device) if isinstance(value, Tensor) else value)
+        if self.finished and not self.is_over() and len(self.last_parameters) > 0:
+            self.parameters.data.copy_(self.last_parameters)
+        self.finished = self.is_over()
 
 
 class BC(Algorithm):

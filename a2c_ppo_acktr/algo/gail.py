@@ -236,12 +236,13 @@ class GAIL(Wrapper):
         self.mortal |= bool(storage.terminated.any())
         if self.config.gail_absorbing and self.mortal:
             rewards = rewards - reward(self.discriminator(self.encode.absorbing(1, self.device)))
-        ended = (storage.terminated | storage.truncated).cpu().numpy()
+        begins = storage.masks.cpu().numpy() == 0.0
         running = self.running if self.running is not None else np.zeros(storage.num_envs)
+        if len(running) != storage.num_envs:  # of a resumed run that has others
+            running = np.zeros(storage.num_envs)
         sums = np.empty(rewards.shape)
         for t, row in enumerate(rewards.cpu().numpy()):
-            sums[t] = running = self.gamma * running + row
-            running = np.where(ended[t], 0.0, running)
+            sums[t] = running = np.where(begins[t], 0.0, self.gamma * running) + row
         self.running = running
         self.return_rms.update(sums.ravel())
         storage.rewards.copy_(rewards / math.sqrt(self.return_rms.var + 1e-8))

@@ -233,10 +233,8 @@ class KFAC(torch.optim.Optimizer):
         return outputs.vectors @ inner @ inputs.vectors.T
 
     def state_dict(self) -> dict[str, Any]:
-        """Statistics, inverses and steps."""
+        """Statistics, inverses and steps; learning rates are for whoever builds it to say."""
         return {
-            "lr": self.param_groups[0]["lr"],
-            "initial_lr": self.initial_lr,
             "steps": self.steps,
             "failures": self.failures,
             "input_of": self.input_of,
@@ -249,7 +247,6 @@ class KFAC(torch.optim.Optimizer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         device = self.param_groups[0]["params"][0].device
-        self.param_groups[0]["lr"], self.initial_lr = state["lr"], state["initial_lr"]
         self.steps, self.failures, self.input_of = state["steps"], state["failures"], state["input_of"]
         self.inputs = [Factor() for _ in state["inputs"]]
         pairs = [*zip(self.inputs, state["inputs"], strict=True)]

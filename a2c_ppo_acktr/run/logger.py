@@ -1,9 +1,11 @@
 """What a run tells: console, CSV files, TensorBoard and, through its tracker, W&B."""
 
+import contextlib
 import csv
 import json
 import math
 import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -22,6 +24,17 @@ RECENT_EPISODES = 100
 BAR_INTERVAL = 0.2
 
 
+def quiet_writers() -> None:
+    """Let TensorBoard's threads fail without a traceback: what failed there is raised at the next line again."""
+    tell = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
+            tell(failed)
+
+    threading.excepthook = hook
+
+
 class Logger:
     """Episodes and metrics of a run.
 
@@ -37,6 +50,7 @@ class Logger:
         self, folder: Path, env_name: str, num_envs: int, total_steps: int, state: dict[str, Any] | None = None
     ) -> None:
         self.folder, self.total_steps = folder, total_steps
+        purge_step = state["step"] + 1 if state is not None else None  # the points at `step` itself are not newer
         state = state or {"step": 0, "progress_rows": 0, "monitor_rows": [0] * num_envs, "seconds": 0.0, "recent": []}
         self.step = self.first_step = state["step"]
         self.seconds_before = state["seconds"]
@@ -49,10 +63,11 @@ class Logger:
             path, rows = folder / f"{rank}.monitor.csv", (state["monitor_rows"] + [0] * num_envs)[rank]
             self.monitor_rows.append(_keep_rows(path, 2, rows)[1])
             if not path.exists():
-                path.write_text(f"#{header}\nr,l,t\n")
-            self.monitors.append(path.open("a"))
-        self.tensorboard = SummaryWriter(str(folder), purge_step=self.step if self.step else None)
+                path.write_text(f"#{header}\nr,l,t\n", encoding="utf-8")
+            self.monitors.append(path.open("a", encoding="utf-8"))
+        self.tensorboard = SummaryWriter(str(folder), purge_step=purge_step)
         self.tracker: Any = None
+        self.said: set[str] = set()
         self.console = Console(highlight=False)
         self.bar: Progress | None = None
         if self.console.is_terminal:
@@ -139,9 +154,15 @@ class Logger:
         if new:
             self.columns += new
             _rewrite_with_columns(path, self.columns)
-        with path.open("a", newline="") as file:
+        with path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, restval="").writerow(row)
         self.progress_rows += 1
+
+    def say_once(self, key: str, text: str) -> None:
+        """`say`, the first time that there is something to say of `key`."""
+        if key not in self.said:
+            self.said.add(key)
+            self.say(text)
 
     def say(self, text: str) -> None:
         """One line for the user, above the progress bar."""
@@ -183,37 +204,39 @@ class Logger:
         }
 
     def close(self, exit_code: int = 0) -> None:
-        """Close files and bar, and end what is tracked."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=self.step)
-            self.bar.stop()
-        for monitor in self.monitors:
-            monitor.close()
-        self.tensorboard.close()
-        if self.tracker is not None:
-            self.tracker.close(exit_code)
+        """Close files and bar, and end what is tracked; each of them, though the disk be full."""
+        with contextlib.ExitStack() as stack:
+            if self.tracker is not None:
+                stack.callback(self.tracker.close, exit_code)
+            stack.callback(self.tensorboard.close)
+            for monitor in self.monitors:
+                stack.callback(monitor.close)
+            if self.bar is not None:
+                self.bar.update(self.task, completed=self.step)
+                self.bar.stop()
 
 
 def _keep_rows(path: Path, header_lines: int, rows: int) -> tuple[list[str], int]:
     """Cut a CSV file down to its header and first `rows` rows; the columns of its last header line, and its rows."""
     if not path.exists():
         return [], 0
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)
     kept = lines[: header_lines + rows]
     if len(kept) < len(lines):
-        write_atomically(path, lambda temporary: temporary.write_text("".join(kept)))
-    return next(csv.reader(kept[header_lines - 1 : header_lines]), []), max(0, len(kept) - header_lines)
+        write_atomically(path, lambda temporary: temporary.write_bytes(b"".join(kept)))
+    header = b"".join(kept[header_lines - 1 : header_lines]).decode("utf-8", "replace")
+    return next(csv.reader([header]), []), max(0, len(kept) - header_lines)
 
 
 def _rewrite_with_columns(path: Path, columns: list[str]) -> None:
     """Give a CSV file further columns, empty in the rows that it has."""
     rows: list[dict[str, str]] = []
     if path.exists():
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(rows)

@@ -1,5 +1,7 @@
 """A run: its folder, its clocks, what is saved and when."""
 
+import contextlib
+import dataclasses
 import json
 import math
 import platform
@@ -13,17 +15,20 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from a2c_ppo_acktr import __version__
+from a2c_ppo_acktr.files import drop_temporaries
 from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.run import checkpoint, histograms
 from a2c_ppo_acktr.run.clock import Clock
 from a2c_ppo_acktr.run.config import LogConfig
-from a2c_ppo_acktr.run.folder import latest_checkpoint
+from a2c_ppo_acktr.run.folder import claim, latest_checkpoint
 from a2c_ppo_acktr.run.logger import Logger
 from a2c_ppo_acktr.run.tracking import Tracker
 from a2c_ppo_acktr.seeding import get_rng_state, set_rng_state
-from a2c_ppo_acktr.utils import UsageError
+from a2c_ppo_acktr.signals import PATIENCE
 
 LINE_SECONDS, CHECKPOINT_SECONDS, BEST_SECONDS = 1.0, 60.0, 10.0
+SLOW_UPDATE = PATIENCE
+"""Seconds; a signal may end a run in the middle of an update that takes longer, so what was before it is saved."""
 HISTOGRAM_SECONDS, HISTOGRAM_SHARE = 60.0, 0.005
 RECORDED_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "mujoco", "ale-py")
 
@@ -43,6 +48,10 @@ class Run:
         normalizer: running statistics of observations, or None.
         resumed: contents of a checkpoint, or None.
         camera: what films the first environment, or None.
+        as_before: the environments and the random states of `resumed` are those of now; else they begin anew.
+
+    Raises:
+        UsageError: the checkpoint is not of such a run; nothing has been written.
     """
 
     def __init__(
@@ -54,14 +63,24 @@ class Run:
         normalizer: Any,
         resumed: dict[str, Any] | None,
         camera: Any = None,
+        *,
+        as_before: bool = True,
     ) -> None:
         self.config, self.settings = config, settings
         self.algorithm, self.collector, self.normalizer = algorithm, collector, normalizer
-        self.update, self.written, self.best = 0, 0, -math.inf
+        self.update, self.written, self.evaluated, self.best = 0, 0, 0, -math.inf
         self.metrics: Mapping[str, SupportsFloat] = {}
-        own_folder = checkpoint.run_folder_of(config.resume) if config.resume is not None else None
+        self.saved = 0
+        self.replay: str | None = None
+        self.whole = True
+        """Whether the state is that of the end of an update: not of a middle, from which nobody could go on."""
+        episodes_continue = resumed is None or self._restore(resumed, as_before)
+        self.held = contextlib.ExitStack()
+        own_folder = checkpoint.continued_folder(config)
         self.folder = own_folder or checkpoint.new_run_folder(settings)
-        episodes_continue = resumed is None or self._restore(resumed)
+        if own_folder is None:
+            self.held.enter_context(claim(self.folder))
+        self._drop_temporaries()
         logger_state = resumed["logger"] if resumed is not None else None
         total = settings["num_env_steps"]
         self.logger = Logger(self.folder, settings["env_name"], collector.num_envs, total, logger_state)
@@ -70,16 +89,44 @@ class Run:
             episodes = self.logger.monitor_rows[0]
             on_film = self.tracker.film if self.tracker is not None else None
             camera.start(self.folder / "videos", episodes=episodes, env_steps=collector.env_steps, on_film=on_film)
-        if resumed is not None:
-            self.logger.say(f"continuing {self.folder} at {collector.env_steps} steps")
-            if collector.env_steps >= total:
-                self.logger.say(f"nothing is left of its {total} steps: raise --num-env-steps to go on")
-        if not episodes_continue:
-            self.logger.say("the environments' states cannot be restored: every running episode begins anew")
         self.histogram_clock = Clock(None, HISTOGRAM_SECONDS, HISTOGRAM_SHARE)
         self.line_clock = Clock(config.log_interval, LINE_SECONDS)
         self.save_clock = Clock(config.save_interval, CHECKPOINT_SECONDS)
         self.best_clock = Clock(None, BEST_SECONDS)
+        self.boundary = time.monotonic()
+        if resumed is None or Path(config.resume or "").resolve() != self.latest.resolve():
+            self.save(copy=False)  # the copy is of another run still, which has learned something
+        if resumed is not None:
+            self._say_how_it_continues(resumed)
+        if not episodes_continue or collector.unreadable is not None:
+            self._say_what_begins_anew(resumed)
+
+    def _drop_temporaries(self) -> None:
+        """Remove what this run, killed while it wrote, has left in its folder."""
+        for folder in (self.folder, self.latest.parent):
+            drop_temporaries(folder)
+
+    def _say_how_it_continues(self, resumed: dict[str, Any]) -> None:
+        before, total = resumed["settings"], self.settings["num_env_steps"]
+        self.logger.say(f"continuing {self.folder} at {self.collector.env_steps} steps")
+        if self.algorithm.finished:
+            self.logger.say("nothing is left to learn: raise what ended it, such as --epochs or --patience, to go on")
+        elif self.settings["num_steps"] > 0 and self.collector.env_steps >= total:
+            self.logger.say(f"nothing is left of its {total} steps: raise --num-env-steps to go on")
+        elif total != before["num_env_steps"] and self.settings["config"].get("use_linear_lr_decay"):
+            text = (
+                f"--num-env-steps {total}, before {before['num_env_steps']}: the learning rate decays over all of them"
+            )
+            self.logger.say(text)
+        if self.settings["seed"] != before["seed"]:
+            self.logger.say(f"--seed {self.settings['seed']}, before {before['seed']}: random states begin anew")
+
+    def _say_what_begins_anew(self, resumed: dict[str, Any] | None) -> None:
+        reason = f" ({self.collector.unreadable})" if self.collector.unreadable is not None else ""
+        if resumed is not None:
+            self.logger.say(f"the environments' states cannot be restored: every running episode begins anew{reason}")
+        else:
+            self.logger.say(f"the environments' states cannot be saved: a resumed run will begin new episodes{reason}")
 
     @property
     def latest(self) -> Path:
@@ -108,8 +155,8 @@ class Run:
             "packages": packages,
         }
         text = json.dumps({"settings": self.settings, **description}, indent=2, default=str)
-        (self.folder / "config.json").write_text(text + "\n")
-        with (self.folder / "command.txt").open("a") as file:
+        (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
             file.write(command + "\n")
         facts = {**description, **self.settings, **self.settings["config"]}
         del facts["config"]
@@ -120,15 +167,20 @@ class Run:
         """W&B's side of the run, where --track asks for it; `continued` is the checkpoint whose run goes on."""
         if not self.config.track:
             return None
-        run_id = (continued or {}).get("tracking")
+        run_id = continued.get("tracking") if continued is not None else None
         self.logger.tracker = Tracker(self.folder, self.config, facts, run_id, self.logger.say)
         return self.logger.tracker
+
+    def begin_update(self) -> None:
+        """From here to `after_update` the learner's state is that of no moment to go on from."""
+        self.whole = False
 
     def after_update(self, episodes: Iterable[Episode], metrics: Mapping[str, SupportsFloat]) -> None:
         """Count the update, take in its episodes and write what is due."""
         self.update += 1
         self.metrics = metrics
-        self.logger.episodes(episodes, self.collector.env_steps)
+        self.whole = True
+        self.logger.episodes(episodes, self.step)
         if self.line_clock.due(self.update):
             self.write_line()
         if self.histogram_clock.due(self.update):
@@ -137,20 +189,28 @@ class Run:
             mean_return = self.logger.mean_return()
             if mean_return is not None and mean_return > self.best and self.best_clock.due(self.update):
                 self._save_best(mean_return)
-        numbered = self.config.checkpoint_interval
-        if self.save_clock.due(self.update):
-            self.save()
-        if numbered and self.update % numbered == 0:
-            self.save(self.folder / "checkpoints" / f"{self.update}.pt")
 
     def evaluation_due(self) -> bool:
         """Whether this update asks for an evaluation; where there are any, the last update of all does."""
         interval = self.config.eval_interval
-        return interval is not None and (self.update % interval == 0 or self.algorithm.finished)
+        if interval is None or self.evaluated == self.update:
+            return False
+        steps_done = self.settings["num_steps"] > 0 and self.collector.env_steps >= self.settings["num_env_steps"]
+        return self.update % interval == 0 or self.algorithm.finished or steps_done
+
+    def save_due(self) -> None:
+        """Write the checkpoints that are due, each by a clock of its own; after the evaluation of the same update."""
+        now = time.monotonic()
+        slow, self.boundary = now - self.boundary > SLOW_UPDATE, now
+        if self.save_clock.due(self.update, soon=slow):
+            self.save()
+        numbered = self.config.checkpoint_interval
+        if numbered and self.update % numbered == 0:
+            self._write(self.folder / "checkpoints" / f"{self.update}.pt")
 
     def record_evaluation(self, returns: Any, lengths: Any) -> None:
         """Log an evaluation, and keep the checkpoint if it is the best so far."""
-        mean = float(returns.mean())
+        self.evaluated, mean = self.update, float(returns.mean())
         self.metrics = {
             **self.metrics,
             "eval/return_mean": mean,
@@ -188,37 +248,51 @@ class Run:
                 )
         return metrics
 
-    def save(self, path: Path | None = None) -> None:
-        """Write a checkpoint, `latest.pt` by default, and upstream's copy of the latest."""
-        self._finite_metrics()
-        target, begun = path or self.latest, time.monotonic()
-        state, replay = self.state_dict(), self.collector.storage.state_dict() if path is None else None
+    def save(self, copy: bool = True) -> None:
+        """Write `latest.pt`, with the replay that belongs to it, and upstream's copy of it."""
+        begun, folder = time.monotonic(), self.latest.parent
+        replay = self.collector.storage.state_dict() if self.whole else None
         if replay is not None:  # under a name of its own: whichever of the two files is the last, they belong together
-            state["replay"] = checkpoint.save_replay(target.parent, self.update, replay)
-        checkpoint.save(target, state)
+            self.replay = checkpoint.save_replay(folder, self.update, replay)
+        self._write(self.latest, self.replay)
+        self.saved = self.update
         if replay is not None:
-            checkpoint.drop_replays(target.parent, keep=state["replay"])
+            checkpoint.drop_replays(folder, keep=self.replay)
         self.save_clock.took(time.monotonic() - begun)
-        if path is None and self.config.save_dir:
-            folder = self.config.save_subdir or checkpoint.learner_name(self.settings)
+        if copy and self.config.save_dir:
+            subfolder = self.config.save_subdir or checkpoint.learner_name(self.settings)
             name = self.config.save_name or self.settings["env_name"]
-            checkpoint.copy(target, checkpoint.upstream_path(self.config.save_dir, folder, name))
+            checkpoint.copy(self.latest, checkpoint.upstream_path(self.config.save_dir, subfolder, name))
+
+    def _write(self, path: Path, replay: str | None = None) -> None:
+        self._finite_metrics()
+        checkpoint.save(path, {**self.state_dict(), "replay": replay})
 
     def _save_best(self, mean_return: float) -> None:
-        self.best = mean_return
-        self.save(self.folder / "checkpoints" / "best.pt")
+        self.best, begun = mean_return, time.monotonic()
+        self._write(self.folder / "checkpoints" / "best.pt")
+        self.best_clock.took(time.monotonic() - begun)
+
+    def rescue(self) -> None:
+        """Save what can be, where the training was left before its end.
+
+        In the middle of an update: if the environments were still being stepped, nothing has been learned since the
+        last one, and a resumed run begins new episodes. If learning had begun, the last checkpoint stands.
+        """
+        if self.metrics and (self.whole or self.collector.collecting):
+            self.save()
 
     def finish(self, interrupted: bool) -> None:
         """Write the last line and checkpoint, and tell the user where things are."""
-        if self.metrics:
-            if not interrupted:
-                if self.written != self.update:
-                    self.write_line()
-                self.write_histograms()
-            self.save()
+        if self.metrics and not interrupted:
+            if self.written != self.update:
+                self.write_line()
+            self.write_histograms()
         mean_return = self.logger.mean_return()
-        if mean_return is not None and mean_return > self.best and self.config.eval_interval is None:
+        by_training = self.config.eval_interval is None and self.whole
+        if by_training and mean_return is not None and mean_return > self.best:
             self._save_best(mean_return)
+        self.rescue()
         self.logger.close()
         recent = [episode_return for episode_return, _ in self.logger.recent]
         rows = {
@@ -229,13 +303,16 @@ class Run:
             "run folder": str(self.folder),
             "checkpoint": str(self.latest),
         }
+        if self.saved != self.update:
+            rows["saved"] = f"update {self.saved}: learning was in the middle of the next one"
         if interrupted:
             rows["continue with"] = f"python main.py --resume {self.folder}"
         self.logger.table(rows)
 
     def close(self) -> None:
         """Close the logger, however the run ended; a tracked run that did not `finish` counts as failed."""
-        self.logger.close(exit_code=1)
+        with self.held:
+            self.logger.close(exit_code=1)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run continues from."""
@@ -248,34 +325,47 @@ class Run:
             "rng": get_rng_state(),
             "tracking": self.tracker.id if self.tracker is not None else None,
             "update": self.update,
+            "evaluated": self.evaluated,
             "best": self.best,
             "replay": None,
         }
 
-    def _restore(self, state: dict[str, Any]) -> bool:
+    def _restore(self, state: dict[str, Any], as_before: bool) -> bool:
         """Inverse of `state_dict`; returns whether running episodes continue."""
-        try:
+        with checkpoint.taking_in(f"--resume {self.config.resume}: {self._misfit(state['settings'])}"):
             self.algorithm.load_state_dict(state["algorithm"])
-        except KeyError as error:
-            raise UsageError(f"--resume: the run is of another version, which kept no {error}") from error
-        if self.normalizer is not None and state["normalizer"] is not None:
-            self.normalizer.load_state_dict(state["normalizer"])
-        episodes_continue = self.collector.load_state_dict(state["collector"])
+            if self.normalizer is not None and state["normalizer"] is not None:
+                self.normalizer.load_state_dict(state["normalizer"])
+            if not as_before:
+                state["collector"]["stepper"]["envs"] = None
+            episodes_continue = self.collector.load_state_dict(state["collector"])
+            if self.settings["seed"] == state["settings"]["seed"]:
+                set_rng_state(state["rng"])
         self._restore_replay(state.get("replay"))
         self.update, self.best = state["update"], state["best"]
-        set_rng_state(state["rng"])
+        self.saved, self.evaluated = self.update, state.get("evaluated", self.update)
         return episodes_continue
+
+    def _misfit(self, before: Mapping[str, Any]) -> str:
+        """What a state that cannot be taken in does not fit: the flags that were changed, if any were."""
+        told = {field.name for field in dataclasses.fields(LogConfig)} | {"config", "gail_config", "num_env_steps"}
+        now, then = ({**one, **(one.get("gail_config") or {}), **one["config"]} for one in (self.settings, before))
+        changed = {name: value for name, value in now.items() if name not in told and then.get(name, value) != value}
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
+        return f"does not fit {flags}" if flags else "damaged, or of another version"
 
     def _restore_replay(self, name: str | None) -> None:
         assert self.config.resume is not None
-        storage, path = self.collector.storage, Path(self.config.resume).parent / (name or "")
+        storage = self.collector.storage
         if not storage.outlasts_updates:
             return
+        path = Path(self.config.resume).with_name(Path(name or "none").name)
         if name is None:
             why = "this checkpoint has none (latest.pt does, with --save-replay)"
         elif not path.is_file():
             why = f"{path} is gone"
-        elif storage.load_state_dict(checkpoint.load(path, mmap=True)):
+        elif checkpoint.load_replay(path, storage):
+            self.replay = name
             return
         else:
             why = f"{path} was made with other flags"
