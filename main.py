@@ -209,7 +209,8 @@ class SlowEvaluation:
 def execute(args: arguments.RunConfig) -> None:
     """Train to the end as the command line does; `Interrupted` where a signal ended it early."""
     with StopOnSignals() as stop, contextlib.closing(train(args)) as training:
-        prepare_process(args)
+        with no_exit(f"--env-name {args.env.env_name}"):
+            prepare_process(args)
         try:
             for _ in training:
                 if stop.requested is not None:

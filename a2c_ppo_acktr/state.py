@@ -198,8 +198,8 @@ def _counted(value: Any, state: Any, name: str) -> Any:
     if isinstance(value, np.ndarray):
         return np.array(state)
     kinds = (int, float) if type(value) is float else type(value)
-    if value is not None and state is not None and not isinstance(state, kinds):
-        raise ValueError(f"{name}: a {type(state).__name__} in the checkpoint, a {type(value).__name__} here")
+    if isinstance(value, int | float) and not (isinstance(state, kinds) and state == state):
+        raise ValueError(f"{name}: {state!r} in the checkpoint, {value!r} here")
     return state
 
 
@@ -217,10 +217,13 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], 
             raise ValueError(f"{name}: of another kind, with {', '.join(unknown)} where this one has {', '.join(ours)}")
         if "initial_lr" in own and theirs.get("initial_lr") == own["initial_lr"]:
             own["lr"] = theirs["lr"]
+    before = {parameter: dict(memory) for parameter, memory in optimizer.state.items()}
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
-    for parameter, memory in optimizer.state.items():
+    for parameter, memory in before.items():
         for key, value in memory.items():
-            if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameter.shape:
-                raise ValueError(f"{name}.{key}: {list(value.shape)} in the checkpoint, {list(parameter.shape)} here")
+            found = optimizer.state[parameter].get(key)
+            fits = isinstance(found, Tensor) and found.shape == value.shape and found.dtype == value.dtype
+            if not fits or not found.isfinite().all():
+                raise ValueError(f"{name}.{key}: expected numbers {list(value.shape)}")

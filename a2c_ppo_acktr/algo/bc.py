@@ -50,6 +50,7 @@ from a2c_ppo_acktr.utils import UsageError
 
 Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 """Of steps `[B]` int64: a scalar with its graph, and metrics by the last part of their tags."""
+FIT_STATE = ("epochs", "waited", "finished", "best", "best_parameters", "last_parameters")
 TOLERANCE = 1e-4
 """Nats by which a loss must fall to count as better."""
 EVALUATION_BATCH = 512
@@ -135,22 +136,18 @@ class Fit:
         self.epochs += 1
         if len(held_out) > 0:
             metrics["validation_loss"] = self.compare(held_out)
-        self.finished = self.is_over()
+        self.finished = self.epochs >= config.epochs or self.waited >= config.patience
         if self.finished and len(self.best_parameters) > 0:
             self.last_parameters = self.parameters.detach().clone()
             self.parameters.data.copy_(self.best_parameters)
             metrics["validation_loss"] = self.best
         return metrics
 
-    def is_over(self) -> bool:
-        """Whether there were epochs enough, or enough of them without a better loss."""
-        return self.epochs >= self.config.epochs or self.waited >= self.config.patience
-
     def fit(self, training: Tensor, held_out: Tensor) -> dict[str, Any]:
         """Epochs until it has finished; the metrics of the last one.
 
-        What it began with counts among the best: else the first epoch's, better or worse, would take its place in every
-        call, and a network that has long been fitted would be fitted to its steps more and more.
+        What it began with counts among the best: else a network that has long been fitted would take the first epoch's
+        parameters in every call, and be fitted to its steps more and more.
         """
         self.begin()
         if len(held_out) > 0:
@@ -170,16 +167,16 @@ class Fit:
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, but for network and optimizer."""
-        names = ("epochs", "waited", "finished", "best", "best_parameters", "last_parameters")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in FIT_STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; with more epochs or patience than it had, it goes on from its last epoch."""
         for name, value in state.items():
             setattr(self, name, value.to(self.parameters.device) if isinstance(value, Tensor) else value)
-        if self.finished and not self.is_over() and len(self.last_parameters) > 0:
+        over = self.epochs >= self.config.epochs or self.waited >= self.config.patience
+        if self.finished and not over and len(self.last_parameters) > 0:
             self.parameters.data.copy_(self.last_parameters)
-        self.finished = self.is_over()
+        self.finished = over
 
 
 class BC(Algorithm):

@@ -259,5 +259,7 @@ class GAIL(Wrapper):
             raise UsageError("--gail: the run was trained without it, so there is no discriminator to go on with")
         self.learner.load_state_dict(state)
         restore_state(self, state["gail"], self.counters, (*self.transient, "learner"))
-        self.running = None if self.running is None else np.array(self.running)
+        if self.running is not None:
+            self.running = np.array(self.running, np.float64)
+            assert self.running.ndim == 1, "gail.running: expected a number for each environment"
         self._freeze_statistics()

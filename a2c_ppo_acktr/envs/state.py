@@ -78,6 +78,7 @@ def set_state(env: gym.Env, state: State) -> None:
         env = env.env if isinstance(env, FrameTap) else env
         assert isinstance(env, gym.Wrapper)
         for name, value in layer.items():
+            _check_alike(f"{type(env).__name__}.{name}", getattr(env, name), value)
             setattr(env, name, value)
         env = env.env
     accessors = _core_accessors(env)
@@ -126,9 +127,20 @@ def _attributes_accessors(env: gym.Env, names: tuple[str, ...]) -> tuple[Callabl
 
     def set_attributes(state: State) -> None:
         for name in names:
+            _check_alike(name, getattr(env, name), state[name])
             setattr(env, name, state[name])
 
     return lambda: {name: getattr(env, name) for name in names}, set_attributes
+
+
+def _check_alike(name: str, own: Any, value: Any) -> None:
+    """`ValueError` where a value from a file is no number, or not of the shape and kind of the environment's own."""
+    if own is None and value is None:
+        return
+    found, expected = np.asarray(value), np.asarray(0.0 if own is None else own)
+    fits = found.dtype.kind in "biuf" and (found.dtype.kind == "f") <= (expected.dtype.kind == "f")
+    if not fits or found.shape != expected.shape:
+        raise ValueError(f"the environment's {name} is {value!r}, expected something like {own!r}")
 
 
 def _mujoco_accessors(env: Any) -> tuple[Callable[[], State], Callable[[State], None]]:

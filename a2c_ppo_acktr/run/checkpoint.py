@@ -146,7 +146,7 @@ def load_replay(path: Path, storage: Any) -> bool:
     Raises:
         UsageError: damaged.
     """
-    contents = _read(path, "cpu", mmap=True)
+    contents = read(path, "cpu", mmap=True)
     with taking_in(f"{path}: damaged"):
         return storage.load_state_dict(contents)
 
@@ -164,19 +164,19 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, mmap: bool = F
     Raises:
         UsageError: missing, damaged, of another format, version or contents, or a pickle that would run code.
     """
-    contents = _read(Path(path), device, mmap)
+    contents = read(Path(path), device, mmap)
     if wrong := misfit(contents, Contents, ""):
         raise UsageError(f"checkpoint {path}: damaged ({wrong})")
     return contents
 
 
-def _read(path: Path, device: torch.device | str, mmap: bool) -> dict[str, Any]:
-    """Any file that `save` wrote."""
+def read(path: Path, device: torch.device | str = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Any file that `save` wrote, as `load` does, whatever it holds."""
     if not path.is_file():
         raise UsageError(f"checkpoint {path}: no such file")
-    if not zipfile.is_zipfile(path):
-        raise UsageError(f"checkpoint {path}: cut short, or not a checkpoint")
     try:
+        if not zipfile.is_zipfile(path):
+            raise UsageError(f"checkpoint {path}: cut short, or not a checkpoint")
         if not _is_whole(path):
             raise UsageError(f"checkpoint {path}: damaged (its checksum is of other bytes)")
         contents = torch.load(path, map_location=device, weights_only=True, mmap=mmap)

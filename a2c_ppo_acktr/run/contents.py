@@ -36,11 +36,22 @@ class RngState(TypedDict):
     cuda: NotRequired[list[Tensor]]
 
 
+class StepperState(TypedDict):
+    """See `Stepper.state_dict`."""
+
+    envs: Any
+    state_kind: NotRequired[str]
+    obs: Any
+    signals: dict[str, Any]
+    carry: Tensor
+    masks: Tensor
+
+
 class CollectorState(TypedDict):
     """See `Collector.state_dict`."""
 
     env_steps: int
-    stepper: dict[str, Any]
+    stepper: StepperState
 
 
 class Contents(TypedDict):

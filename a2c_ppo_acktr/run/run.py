@@ -1,27 +1,21 @@
 """A run: its folder, its clocks, what is saved and when."""
 
 import contextlib
-import dataclasses
 import json
 import math
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from a2c_ppo_acktr import __version__
 from a2c_ppo_acktr.files import drop_temporaries
 from a2c_ppo_acktr.interfaces import Episode
-from a2c_ppo_acktr.run import checkpoint, histograms
+from a2c_ppo_acktr.run import checkpoint, histograms, resume
 from a2c_ppo_acktr.run.clock import Clock
 from a2c_ppo_acktr.run.config import LogConfig
 from a2c_ppo_acktr.run.folder import claim, latest_checkpoint
 from a2c_ppo_acktr.run.logger import Logger
+from a2c_ppo_acktr.run.provenance import provenance
 from a2c_ppo_acktr.run.tracking import Tracker
 from a2c_ppo_acktr.seeding import get_rng_state, set_rng_state
 from a2c_ppo_acktr.signals import PATIENCE
@@ -30,7 +24,6 @@ LINE_SECONDS, CHECKPOINT_SECONDS, BEST_SECONDS = 1.0, 60.0, 10.0
 SLOW_UPDATE = PATIENCE
 """Seconds; a signal may end a run in the middle of an update that takes longer, so what was before it is saved."""
 HISTOGRAM_SECONDS, HISTOGRAM_SHARE = 60.0, 0.005
-RECORDED_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "mujoco", "ale-py")
 
 
 class Diverged(RuntimeError):
@@ -80,7 +73,8 @@ class Run:
         self.folder = own_folder or checkpoint.new_run_folder(settings)
         if own_folder is None:
             self.held.enter_context(claim(self.folder))
-        self._drop_temporaries()
+        for place in (self.folder, self.latest.parent):
+            drop_temporaries(place)
         logger_state = resumed["logger"] if resumed is not None else None
         total = settings["num_env_steps"]
         self.logger = Logger(self.folder, settings["env_name"], collector.num_envs, total, logger_state)
@@ -97,36 +91,18 @@ class Run:
         if resumed is None or Path(config.resume or "").resolve() != self.latest.resolve():
             self.save(copy=False)  # the copy is of another run still, which has learned something
         if resumed is not None:
-            self._say_how_it_continues(resumed)
+            self._say_how_it_continues(resumed["settings"])
         if not episodes_continue or collector.unreadable is not None:
-            self._say_what_begins_anew(resumed)
+            self.logger.say(resume.anew(resumed is not None, collector.unreadable))
 
-    def _drop_temporaries(self) -> None:
-        """Remove what this run, killed while it wrote, has left in its folder."""
-        for folder in (self.folder, self.latest.parent):
-            drop_temporaries(folder)
-
-    def _say_how_it_continues(self, resumed: dict[str, Any]) -> None:
-        before, total = resumed["settings"], self.settings["num_env_steps"]
+    def _say_how_it_continues(self, before: Mapping[str, Any]) -> None:
         self.logger.say(f"continuing {self.folder} at {self.collector.env_steps} steps")
         if self.algorithm.finished:
             self.logger.say("nothing is left to learn: raise what ended it, such as --epochs or --patience, to go on")
-        elif self.settings["num_steps"] > 0 and self.collector.env_steps >= total:
-            self.logger.say(f"nothing is left of its {total} steps: raise --num-env-steps to go on")
-        elif total != before["num_env_steps"] and self.settings["config"].get("use_linear_lr_decay"):
-            text = (
-                f"--num-env-steps {total}, before {before['num_env_steps']}: the learning rate decays over all of them"
-            )
-            self.logger.say(text)
-        if self.settings["seed"] != before["seed"]:
-            self.logger.say(f"--seed {self.settings['seed']}, before {before['seed']}: random states begin anew")
-
-    def _say_what_begins_anew(self, resumed: dict[str, Any] | None) -> None:
-        reason = f" ({self.collector.unreadable})" if self.collector.unreadable is not None else ""
-        if resumed is not None:
-            self.logger.say(f"the environments' states cannot be restored: every running episode begins anew{reason}")
-        else:
-            self.logger.say(f"the environments' states cannot be saved: a resumed run will begin new episodes{reason}")
+        elif self.steps_done:
+            self.logger.say(f"nothing is left of its {self.logger.total_steps} steps: raise --num-env-steps to go on")
+        for line in resume.changes(self.settings, before):
+            self.logger.say(line)
 
     @property
     def latest(self) -> Path:
@@ -138,26 +114,18 @@ class Run:
         """What metrics are drawn over: environment steps, or updates where the algorithm takes none."""
         return self.collector.env_steps if self.settings["num_steps"] > 0 else self.update
 
+    @property
+    def steps_done(self) -> bool:
+        """Whether all environment steps have been taken, where there are any to take."""
+        return self.settings["num_steps"] > 0 and self.collector.env_steps >= self.settings["num_env_steps"]
+
     def _describe(self) -> dict[str, Any]:
         """Write what the run is, and return it: every flag beside command, versions and commit."""
-        packages: dict[str, str | None] = {}
-        for name in RECORDED_PACKAGES:
-            try:
-                packages[name] = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                packages[name] = None
-        command = shlex.join(sys.argv)
-        description = {
-            "command": command,
-            "version": __version__,
-            "commit": _commit(),
-            "python": platform.python_version(),
-            "packages": packages,
-        }
+        description = provenance()
         text = json.dumps({"settings": self.settings, **description}, indent=2, default=str)
         (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
         with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
-            file.write(command + "\n")
+            file.write(description["command"] + "\n")
         facts = {**description, **self.settings, **self.settings["config"]}
         del facts["config"]
         self.logger.describe(facts)
@@ -195,8 +163,7 @@ class Run:
         interval = self.config.eval_interval
         if interval is None or self.evaluated == self.update:
             return False
-        steps_done = self.settings["num_steps"] > 0 and self.collector.env_steps >= self.settings["num_env_steps"]
-        return self.update % interval == 0 or self.algorithm.finished or steps_done
+        return self.update % interval == 0 or self.algorithm.finished or self.steps_done
 
     def save_due(self) -> None:
         """Write the checkpoints that are due, each by a clock of its own; after the evaluation of the same update."""
@@ -332,7 +299,8 @@ class Run:
 
     def _restore(self, state: dict[str, Any], as_before: bool) -> bool:
         """Inverse of `state_dict`; returns whether running episodes continue."""
-        with checkpoint.taking_in(f"--resume {self.config.resume}: {self._misfit(state['settings'])}"):
+        path = Path(self.config.resume or "")
+        with checkpoint.taking_in(f"--resume {path}: {resume.misfit(self.settings, state['settings'])}"):
             self.algorithm.load_state_dict(state["algorithm"])
             if self.normalizer is not None and state["normalizer"] is not None:
                 self.normalizer.load_state_dict(state["normalizer"])
@@ -341,43 +309,8 @@ class Run:
             episodes_continue = self.collector.load_state_dict(state["collector"])
             if self.settings["seed"] == state["settings"]["seed"]:
                 set_rng_state(state["rng"])
-        self._restore_replay(state.get("replay"))
+        if self.collector.storage.outlasts_updates:
+            self.replay = resume.load_replay(path.parent, state.get("replay"), self.collector.storage)
         self.update, self.best = state["update"], state["best"]
         self.saved, self.evaluated = self.update, state.get("evaluated", self.update)
         return episodes_continue
-
-    def _misfit(self, before: Mapping[str, Any]) -> str:
-        """What a state that cannot be taken in does not fit: the flags that were changed, if any were."""
-        told = {field.name for field in dataclasses.fields(LogConfig)} | {"config", "gail_config", "num_env_steps"}
-        now, then = ({**one, **(one.get("gail_config") or {}), **one["config"]} for one in (self.settings, before))
-        changed = {name: value for name, value in now.items() if name not in told and then.get(name, value) != value}
-        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
-        return f"does not fit {flags}" if flags else "damaged, or of another version"
-
-    def _restore_replay(self, name: str | None) -> None:
-        assert self.config.resume is not None
-        storage = self.collector.storage
-        if not storage.outlasts_updates:
-            return
-        path = Path(self.config.resume).with_name(Path(name or "none").name)
-        if name is None:
-            why = "this checkpoint has none (latest.pt does, with --save-replay)"
-        elif not path.is_file():
-            why = f"{path} is gone"
-        elif checkpoint.load_replay(path, storage):
-            self.replay = name
-            return
-        else:
-            why = f"{path} was made with other flags"
-        print(f"the replay begins empty: {why}", flush=True)
-
-
-def _commit() -> str | None:
-    """The commit of the code that runs, with `+` where the tree differs from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+" if dirty.stdout else "")
