@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from a2c_ppo_acktr import algo, arguments, flags
 from a2c_ppo_acktr.acting import recording
+from a2c_ppo_acktr.acting.callbacks import DataCallback, StateCallback
 from a2c_ppo_acktr.acting.collect import Stepper
-from a2c_ppo_acktr.acting.record import DataCallback, Forced, Inspected, Recorder, Scores
+from a2c_ppo_acktr.acting.record import Forced, Inspected, Recorder, Scores
 from a2c_ppo_acktr.envs import make_vec_envs
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.envs.video.camera import filming
@@ -42,6 +44,7 @@ def evaluate(
     actions: Forced = None,
     evaluate_steps: int | None = None,
     data_callback: Callable[..., Any] | None = None,
+    state_callback: Callable[[Envs], Mapping[str, Any]] | None = None,
     films: Mapping[int, str | Path] | None = None,
     on_step: Callable[[Step, StepArrays], None] | None = None,
     max_steps: int | None = None,
@@ -60,7 +63,9 @@ def evaluate(
         with_activations: record every layer's output too.
         actions: actions that are taken whatever the agent wants (see `record.Inspected`).
         evaluate_steps: stop after so many steps in each environment; episodes that run then are kept as unfinished.
-        data_callback: called after each step of all environments, to gather further data (see `record.DataCallback`).
+        data_callback: gathers `data` along every episode, called as the research fork's (see `callbacks.DataCallback`).
+        state_callback: gives `states` of the environments before every step, `{name: N values}` of `envs`
+            (see `callbacks.StateCallback`).
         films: video files by the episode's place in the result; for environments made with `render_mode="rgb_array"`.
         on_step: called after each step of all environments.
         max_steps: without a recording, cut an episode after so many steps (see `record.Scores`); None cuts none.
@@ -68,21 +73,24 @@ def evaluate(
     Returns:
         `returns` and `lengths`, `[num_episodes]`, raw and of whole episodes, environment after environment; `cut`, the
         places of those that `max_steps` cut, whose rewards are summed as the environments gave them. A recording
-        also has `finished`, `spans` (environment, steps from, to) and lists of one tree `[L, ...]` per episode: obs and
+        also has `finished` (where it is False the return is NaN), `spans` (environment, steps from, to), what the
+        data_callback returned last as `data`, and lists of one tree `[L, ...]` per episode: obs and
         obs_normalized `[L + 1, ...]`, actions, action_log_probs, action_probs (mean and std of continuous actions),
         rewards, rnn_hxs (also as hidden_states), dones, masks, values, actor_features, activations by side and depth,
-        auxiliary_preds by head, auxiliary_truths by target, data.
+        auxiliary_preds by head, auxiliary_truths by target, states by name.
     """
     if num_episodes is None and evaluate_steps is None:
         raise UsageError("evaluate: one of num_episodes and evaluate_steps is needed")
     wanted = FOREVER if num_episodes is None else num_episodes
     quota = [(wanted + i) // envs.num_envs for i in range(envs.num_envs)]
-    recording = record or with_activations or any(x is not None for x in (actions, evaluate_steps, data_callback))
+    asked = (actions, evaluate_steps, data_callback, state_callback)
+    recording = record or with_activations or any(x is not None for x in asked)
     agent = Inspected(algorithm, with_activations=with_activations, forced=actions) if recording else algorithm
-    callback = DataCallback(data_callback, algorithm, envs) if data_callback is not None else None
+    data = DataCallback(data_callback, algorithm, envs) if data_callback is not None else None
+    states = StateCallback(state_callback, envs) if state_callback is not None else None
     with filming(envs, quota, films or {}):
         stepper = Stepper(envs, agent)
-        book = Recorder(stepper, quota, callback) if recording else Scores(quota, max_steps)
+        book = Recorder(stepper, quota, data, states) if recording else Scores(quota, max_steps)
         while not book.complete and book.steps != evaluate_steps:
             step, arrays = stepper.step(explore)
             book.add(step, arrays)
@@ -98,6 +106,7 @@ def load_agent(
     num_envs: int = 1,
     seed: int = 1,
     render_mode: str | None = None,
+    vec_env: str | None = None,
 ) -> tuple[algo.Algorithm, Envs]:
     """The agent of a checkpoint, and environments as it was trained in, with its statistics, frozen.
 
@@ -107,6 +116,7 @@ def load_agent(
         num_envs: N.
         seed: of the first environment.
         render_mode: as Gymnasium's.
+        vec_env: another backend than the one it was trained with, such as `dummy`, whose environments have attributes.
 
     Raises:
         UsageError: the checkpoint cannot be read, or does not fit the environment.
@@ -116,7 +126,7 @@ def load_agent(
     config = dataclasses.replace(
         args.env,
         env_name=env_name or args.env.env_name,
-        vec_env=args.env.vec_env if render_mode is None else "dummy",
+        vec_env=vec_env or (args.env.vec_env if render_mode is None else "dummy"),
     )
     envs = make_vec_envs(config, num_envs, seed, gamma=args.gamma, training=False, render_mode=render_mode)
     set_threads(default_threads(images=is_image(envs.observation_space)))
@@ -188,7 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """The line for the user."""
+    """The line for the user; `n` counts whole episodes."""
+    if result["n"] == 0:
+        return "no episode ended: there is no return yet"
     return "mean {mean:.2f}  std {std:.2f}  min {min:.2f}  max {max:.2f}  n {n}".format(**result)
 
 
@@ -213,15 +225,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     if args.record is not None:
         recording.save(args.record, played)
-    returns = played["returns"]
+    whole = ~np.isnan(played["returns"])  # --evaluate-steps may cut the last ones
+    returns = played["returns"][whole]
     result = {
-        "mean": float(returns.mean()),
-        "std": float(returns.std()),
-        "min": float(returns.min()),
-        "max": float(returns.max()),
+        **{name: float(getattr(returns, name)()) if len(returns) else None for name in ("mean", "std", "min", "max")},
         "n": len(returns),
         "returns": returns.tolist(),
-        "lengths": played["lengths"].tolist(),
+        "lengths": played["lengths"][whole].tolist(),
     }
     if args.json is not None:
         text = json.dumps({"checkpoint": str(path), "deterministic": not args.non_det, "seed": args.seed} | result)

@@ -14,7 +14,14 @@ EXTRAS = {
     "video": ["imageio-ffmpeg>=0.6", "pygame-ce>=2.5"],
     "wandb": ["wandb>=0.31"],
     "imitation": ["h5py>=3.10", "minari>=0.5"],
-    "analysis": ["ipykernel>=6", "matplotlib>=3.8", "pandas>=2.2", "scikit-learn>=1.4", "seaborn>=0.13"],
+    "analysis": [
+        "ipykernel>=6",
+        "jupyterlab>=4",
+        "matplotlib>=3.8",
+        "pandas>=2.2",
+        "scikit-learn>=1.4",
+        "seaborn>=0.13",
+    ],
 }
 
 setup(

@@ -80,6 +80,29 @@ def test_deterministic_evaluation_repeats_and_sampling_differs(trained):
     assert returns("--non-det") == returns("--non-det")
 
 
+def test_the_environments_of_an_agent_can_be_looked_at(trained):
+    algorithm, envs = evaluate.load_agent(Path("run/checkpoints/latest.pt"), num_envs=8, vec_env="dummy")
+    played = evaluate.evaluate(algorithm, envs, 8, state_callback=lambda envs: {"state": envs.get_attr("state")})
+    np.testing.assert_allclose(played["states"][7]["state"], played["obs"][7][:-1], rtol=1e-5)
+
+
+def test_a_limit_of_steps_scores_whole_episodes_alone(trained, capsys):
+    def played(steps):
+        assert (
+            evaluate.main(["--load-dir", "run", "--evaluate-steps", str(steps), "--json", "r.json", "--non-det"]) == 0
+        )
+        return json.loads(Path("r.json").read_text())
+
+    capsys.readouterr()
+    short = played(3)
+    assert "no episode ended" in capsys.readouterr().out
+    assert (short["n"], short["mean"], short["returns"]) == (0, None, [])
+    longer = played(60)
+    assert longer["n"] == len(longer["returns"]) > 0
+    assert longer["returns"] == longer["lengths"]  # CartPole's return is the length of the whole episode
+    assert longer["mean"] == pytest.approx(np.mean(longer["lengths"]))
+
+
 def test_evaluation_uses_the_runs_frozen_statistics(trained):
     saved = checkpoint.load("run/checkpoints/latest.pt")
     algorithm, envs = evaluate.load_agent(Path("run/checkpoints/latest.pt"), num_envs=2)

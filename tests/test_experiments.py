@@ -221,6 +221,17 @@ def test_the_command_line_adds_a_cross_product(tmp_path, capsys):
     assert "4 waiting" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", [40, 80, 300])
+def test_the_status_has_every_name_whole_and_in_one_line(tmp_path, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    queue = Queue(tmp_path / "queue")
+    names = queue.add({**CARTPOLE, "nn_base_kwargs": {"hidden_size": 64}}, name="a-name-of-some-length" * 5)
+    names += queue.add({**CARTPOLE, "seed": 2})
+    assert experiments.main(["status", str(queue.folder)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[-1] for line in lines if line and line[0] == "waiting"] == names
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -243,6 +254,30 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, co
     assert message in err
     assert err.count("\n") == 1
     assert not Path("QUEUE").exists()
+
+
+def test_a_scheduler_says_how_far_its_runs_are(tmp_path, run_instead, monkeypatch, capsys):
+    monkeypatch.setattr(launcher, "FIRST_STATUS_SECONDS", 0.2)
+    rows = "update,step,seconds,charts/episodic_return\\n1,500,2.4,21.25\\n"
+    told = "until [ -e $1.told ]; do sleep 0.1; done"
+    run_instead(f"mkdir -p $1; printf '{rows}' > $1/progress.csv; {told}")
+    queue = make_queue(tmp_path, runs=2)
+    first, second = queue.experiments()
+    tell = experiments.Scheduler.tell
+
+    def tell_and_let_go(self):
+        tell(self)
+        if all(folder.progress(experiment.run_folder) for experiment in (first, second)):
+            tell(self)
+            for experiment in (first, second):
+                experiment.run_folder.with_suffix(".told").touch()
+
+    monkeypatch.setattr(experiments.Scheduler, "tell", tell_and_let_go)
+    assert queue.run(slots=2) == 0
+    out = capsys.readouterr().out
+    for experiment in (first, second):
+        assert f"{experiment.name}: 500 of 1,000 steps, 2 s, return 21.2\n" in out
+    assert "experiments wait" not in out
 
 
 def test_the_exit_code_says_whether_runs_failed(tmp_path, run_instead, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,14 @@ def test_there_are_the_four_notebooks_and_none_holds_outputs():
             if cell.cell_type == "code":
                 assert cell.outputs == []
                 assert cell.execution_count is None
+
+
+def test_the_readmes_jupyter_lab_is_installed_with_the_rest():
+    assert "jupyter lab visualize.ipynb" in (ROOT / "README.md").read_text()
+    pinned = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
+    answer = subprocess.run([sys.executable, "-m", "jupyterlab", "--version"], capture_output=True, text=True)
+    assert (answer.returncode, answer.stdout.strip()) == (0, pinned["jupyterlab"])
+    assert '"jupyterlab>=' in (ROOT / "setup.py").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +94,16 @@ def test_train_and_queue(tmp_path, kernel):
     assert pictures_in(tmp_path / "figures") == {"queue"}
 
 
-def test_hidden_states(tmp_path, kernel, trained):
+def test_hidden_states(tmp_path, kernel):
     replaced = {
-        "RUN": f"Path({str(trained / 'heads')!r})",
+        "QUEUE": f"Path({str(tmp_path / 'queue')!r})",
+        "STEPS": "4096",
         "EPISODES": "12",
         "FIGURES": f"Path({str(tmp_path / 'figures')!r})",
     }
     pictures, text = execute(ROOT / "write_and_test" / "hidden_states.ipynb", kernel, replaced)
+    assert "starting, attempt 1" in text
+    assert "finished at 4,096 steps" in text
     assert "observation alone" in text
     assert len(pictures) == 9
     assert pictures_in(tmp_path / "figures") == {
@@ -117,12 +129,17 @@ def test_auxiliary_tasks(tmp_path, kernel, trained):
 
 @pytest.mark.parametrize("values", [["return", "length"], ["losses/entropy"]], ids=["monitor", "tensorboard"])
 def test_visualize(tmp_path, kernel, trained, values):
+    begun = tmp_path / "begun"  # without an episode or a metric yet
+    begun.mkdir()
+    for name in ("config.json", "command.txt"):
+        shutil.copy(trained / "gru" / name, begun)
     replaced = {
-        "PLACES": f"[Path({str(trained)!r})]",
+        "PLACES": f"[Path({str(trained)!r}), Path({str(begun)!r})]",
         "VALUES": repr(values),
         "FIGURES": f"Path({str(tmp_path / 'figures')!r})",
     }
-    pictures, _ = execute(ROOT / "visualize.ipynb", kernel, replaced)
+    pictures, text = execute(ROOT / "visualize.ipynb", kernel, replaced)
+    assert all(f"no {value} yet in begun" in text for value in values)
     assert len(pictures) == 2 * len(values)
     names = [value.replace("/", "_") for value in values]
     assert pictures_in(tmp_path / "figures") == {*names, *(f"{name}_runs" for name in names)}

@@ -137,50 +137,11 @@ def test_a_number_of_steps_keeps_running_episodes_as_unfinished():
     assert len(result["finished"]) > result["finished"].sum() > 0
     for e, (env, start, stop) in enumerate(result["spans"]):
         assert result["finished"][e] or stop == 10
+        assert np.isnan(result["returns"][e]) == (not result["finished"][e])  # what was to come is unknown
         assert result["obs"][e][:, 0].tolist() == list(range(stop - start + 1))
         unknown = np.isnan(result["auxiliary_truths"][e]["time_to_end"])
         assert unknown.all() if not result["finished"][e] else not unknown.any()
         assert env in (0, 1, 2)
-
-
-def test_a_callback_of_eight_arguments_gathers_rows_that_belong_to_the_others():
-    algorithm, envs = make()
-    calls = []
-
-    def callback(actor_critic, vec_envs, hidden, obs, action, reward, done, data):
-        assert actor_critic is algorithm
-        assert vec_envs is envs
-        assert hidden.shape == (3, 64)
-        calls.append(None)
-        data.setdefault("time", []).append(obs[:, 0].copy())
-        data.setdefault("reward", []).append(reward)
-        data.setdefault("step", []).append(len(calls))
-        data["count"] = len(calls)
-        return data if len(calls) % 2 else None
-
-    result = evaluate(algorithm, envs, 7, data_callback=callback)
-    assert result["data_rest"] == {"count": len(calls)}
-    for e, data in enumerate(result["data"]):
-        np.testing.assert_array_equal(data["time"], result["obs"][e][:-1, 0])
-        np.testing.assert_array_equal(data["reward"], result["rewards"][e])
-        assert data["step"].tolist() == list(range(result["spans"][e][1] + 1, result["spans"][e][2] + 1))
-
-
-def test_a_callback_may_look_before_the_first_step_and_after_the_last():
-    algorithm, envs = make()
-
-    def callback(actor_critic, vec_envs, hidden, obs, action, reward, done, data, first=False, stack=False):
-        if stack:
-            return {name: np.stack(rows) for name, rows in data.items()}
-        if first:
-            assert action is reward is done is None
-            np.testing.assert_array_equal(obs[:, 0], 0)
-        data.setdefault("state", []).append(np.array(vec_envs.get_attr("t")))
-        return data
-
-    result = evaluate(algorithm, envs, 7, data_callback=callback)
-    for e, data in enumerate(result["data"]):  # row t was gathered before step t, where the environment stood at t
-        np.testing.assert_array_equal(data["state"], result["obs"][e][:-1, 0])
 
 
 def assert_same(a, b):
@@ -201,19 +162,12 @@ def assert_same(a, b):
 def test_a_file_holds_the_same_recording(tmp_path, normalize):
     algorithm, envs = make(heads=HEADS[:2], normalize=normalize)
 
-    def callback(actor_critic, vec_envs, hidden, obs, action, reward, done, data):
-        data.setdefault("time", []).append(obs[:, 0])
-        data["names"] = ["a", "b"]
-
-    result = evaluate(algorithm, envs, 5, with_activations=True, data_callback=callback)
+    result = evaluate(algorithm, envs, 5, with_activations=True)
     recording.save(tmp_path / "deep" / "run.npz", result)
     loaded = recording.load(tmp_path / "deep" / "run.npz")
     assert set(loaded) == set(result)
     for name in result:
-        if name == "data_rest":
-            assert loaded[name]["names"].tolist() == ["a", "b"]
-        else:
-            assert_same(result[name], loaded[name])
+        assert_same(result[name], loaded[name])
     assert loaded["hidden_states"] is loaded["rnn_hxs"]
     assert (loaded["obs_normalized"] is loaded["obs"]) == (not normalize)
 
@@ -227,15 +181,12 @@ def test_a_recording_of_nested_observations(tmp_path):
     assert isinstance(loaded["obs"][0]["pair"], tuple)
 
 
-def test_what_is_no_array_is_refused_and_leaves_no_file(tmp_path):
-    algorithm, envs = make()
-    result = evaluate(algorithm, envs, 2, record=True) | {"data_rest": {"model": algorithm}}
-    with pytest.raises(UsageError, match="data_rest/model"):
-        recording.save(tmp_path / "run.npz", result)
-    assert not list(tmp_path.iterdir())
+def test_what_is_no_recording_is_refused(tmp_path):
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
-    with pytest.raises(UsageError, match="cannot be read"):
-        recording.load(tmp_path / "torn.npz")
+    np.savez(tmp_path / "other.npz", lengths=np.zeros(3))
+    for name in ("torn.npz", "other.npz", "nothing.npz"):
+        with pytest.raises(UsageError, match="cannot be read"):
+            recording.load(tmp_path / name)
 
 
 def test_the_command_line_records(tmp_path, monkeypatch, capsys):

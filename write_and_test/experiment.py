@@ -73,13 +73,19 @@ class Experiment:
         return events
 
     @property
+    def running(self) -> bool:
+        """Whether processes of an attempt live."""
+        return launcher.is_held(self.lock_file)
+
+    @property
     def state(self) -> str:
         """As in `Status`."""
-        return "running" if launcher.is_held(self.lock_file) else self.outcome()
+        return "running" if self.running else self.outcome()
 
     def outcome(self) -> str:
         """What the files say of it while nobody is at it: `finished`, `failed`, `resumable` or `waiting`."""
-        return "finished" if self.reached_its_end() else self.noted()
+        noted = self.noted()
+        return "finished" if noted != "finished" and self.reached_its_end() else noted
 
     def noted(self) -> str:
         """The outcome as far as the journal knows it."""
@@ -95,13 +101,16 @@ class Experiment:
         if int(folder.progress(self.run_folder).get("step", 0)) < self.total:
             return False  # without the cost of loading a checkpoint
         try:
-            saved = checkpoint.load(folder.latest_checkpoint(self.run_folder))
+            saved = checkpoint.load(folder.latest_checkpoint(self.run_folder), mmap=True)
         except UsageError:
             return False
         return saved["logger"]["step"] >= self.total
 
     def startable(self, retries: int) -> bool:
-        """Whether the journal leaves something to do; a failure does as long as there were at most `retries`."""
+        """Whether the journal leaves something to do; a failure does as long as there were at most `retries`.
+
+        Schedulers ask this of every experiment several times a second, so no file is read that grows with the run.
+        """
         noted = self.noted()
         if noted == "failed":
             return sum(map(_is_failure, self.events())) <= retries

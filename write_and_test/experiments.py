@@ -22,8 +22,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, the repository is not on the path
 from a2c_ppo_acktr import arguments, flags
@@ -100,20 +103,21 @@ class Queue:
         return [experiment.status() for experiment in self.experiments()]
 
     def table(self) -> Table:
-        """The status, to print."""
+        """The status, to print; names come last, so that a long one breaks no other column."""
         rows = self.status()
         counts = {state: sum(row.state == state for row in rows) for state in COLORS}
-        table = Table(title=", ".join(f"{count} {state}" for state, count in counts.items() if count) or "empty")
-        table.add_column("experiment", overflow="fold")
+        title = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "empty"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         table.add_column("state", no_wrap=True)
         for column in ("steps", "of", "seconds", "return", "code", "attempts"):
             table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("experiment", overflow="fold")
         for row in rows:
             state = f"[{COLORS[row.state]}]{row.state}[/]"
             last_return = "" if row.last_return is None else f"{row.last_return:.1f}"
             code = "" if row.exit_code is None else str(row.exit_code)
             numbers = (f"{row.steps:,}", f"{row.total:,}", f"{row.seconds:.0f}", last_return, code, str(row.attempts))
-            table.add_row(row.name, state, *numbers)
+            table.add_row(state, *numbers, Text(row.name))
         return table
 
     def run(self, slots: int = 2, retries: int = 1, timeout: float | None = None, gpus: Sequence[str] = ()) -> int:
@@ -141,7 +145,7 @@ class Scheduler(launcher.Scheduler[Attempt]):
     def next_job(self) -> Job[Attempt] | None:
         """The next experiment that nobody is at and that is not settled."""
         for experiment in self.queue.experiments():
-            if experiment.state == "running" or not experiment.startable(self.retries):
+            if not experiment.startable(self.retries) or experiment.running:
                 continue
             try:
                 job = Job(Attempt(experiment, self.retries, self.timeout), self._environment())
@@ -162,7 +166,7 @@ class Scheduler(launcher.Scheduler[Attempt]):
 
     def unfinished(self) -> bool:
         """Whether anything is left to do, what other schedulers run included: it may die."""
-        return any(one.state == "running" or one.startable(self.retries) for one in self.queue.experiments())
+        return any(one.startable(self.retries) or one.running for one in self.queue.experiments())
 
     def ended(self, job: Job[Attempt], code: int) -> None:
         """Say how."""
@@ -186,8 +190,10 @@ class Scheduler(launcher.Scheduler[Attempt]):
         rows = self.queue.status()
         for row in rows:
             if row.state == "running":
-                print(f"{row.name}: {row.steps:,} of {row.total:,} steps, {row.seconds:.0f} s", flush=True)
-        print(f"{sum(row.state in ('waiting', 'resumable') for row in rows)} experiments wait", flush=True)
+                value = "" if row.last_return is None else f", return {row.last_return:.1f}"
+                print(f"{row.name}: {row.steps:,} of {row.total:,} steps, {row.seconds:.0f} s{value}", flush=True)
+        if waiting := sum(row.state in ("waiting", "resumable") for row in rows):
+            print(f"{waiting} experiments wait", flush=True)
 
 
 def make_parser() -> flags.Parser:
@@ -240,6 +246,12 @@ def add_command(queue: Queue, vary: dict[str, list[Any]], name: str, argv: list[
     print("\n".join(names))
 
 
+def print_whole(table: Table) -> None:
+    """Every row in one line, whatever the terminal's width: where it has to, the terminal breaks it, not the copy."""
+    unbounded = Console(width=10_000)
+    Console(width=Measurement.get(unbounded, unbounded.options, table).maximum).print(table)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
@@ -254,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "run":
             gpus = [gpu for gpu in options.gpus.split(",") if gpu]
             code = queue.run(options.slots, options.retries, options.timeout, gpus)
-        Console().print(queue.table())
+        print_whole(queue.table())
         return code
     except UsageError as error:
         print(f"experiments.py: error: {error}", file=sys.stderr)

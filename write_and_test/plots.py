@@ -1,5 +1,6 @@
-"""Pictures of learning and of what agents do; each draws into the axes it is given, or into new ones."""
+"""Pictures of learning, and of what agents do; the latter draw into the axes they are given, or into new ones."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
+from matplotlib.ticker import EngFormatter
 
 from a2c_ppo_acktr.envs.navigation.simulation import PLATFORM, PLATFORM_RADIUS
 from write_and_test.analysis import Probe, Projection, activation_map, rows
@@ -21,31 +23,83 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
-def learning_curves(
-    frame: pd.DataFrame, *, by: str | None = None, label: str = "return", ax: Axes | None = None
-) -> Axes:
-    """Mean over runs with the 95 % confidence interval of the mean (bootstrap), one line per value of `by`.
+def learning_curves(frame: pd.DataFrame, *, by: str = "group", label: str = "return") -> Figure:
+    """Mean over runs with the 95 % confidence interval of the mean (bootstrap); a line per group.
+
+    Every environment has a panel. The legend says how many seeds a line is the mean of, and up to which step; a dot is
+    where one of several ends.
 
     Args:
-        frame: of `runs.curves`, with a column `by` added where groups are compared.
+        frame: of `runs.curves`, with a column `by` added where other groups are compared.
         by: column of the groups.
         label: what the values are.
-        ax: where to draw.
     """
-    ax = _axes(ax, (7, 4))
-    sns.lineplot(frame, x="step", y="value", hue=by, errorbar=("ci", 95), seed=0, ax=ax)
-    counts = frame.groupby(by)["folder"].nunique() if by else pd.Series({"": frame["folder"].nunique()})
-    seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    ax.set(xlabel="environment steps", ylabel=label, title=f"mean of {seeds} seeds and 95 % interval")
-    return ax
+    figure, panels = _panels(frame, label)
+    for ax, part in panels:
+        colours = _colours(part[by].nunique())
+        for colour, (name, group) in zip(colours, part.groupby(by, sort=False), strict=True):
+            text = _wrapped(f"{name} ({_seeds(group)})")
+            sns.lineplot(group, x="step", y="value", errorbar=("ci", 95), seed=0, ax=ax, color=colour, label=text)
+            means, ends = group.groupby("step")["value"].mean(), group.groupby("folder")["step"].max()
+            early = sorted({end for end in ends if end < ends.max()})
+            ax.plot(early, means.loc[early], "o", color=colour, markersize=5)
+    figure.suptitle("mean over seeds and its 95 % interval", fontsize=10)
+    return _finished(figure)
 
 
-def single_runs(frame: pd.DataFrame, *, label: str = "return", ax: Axes | None = None) -> Axes:
-    """One line per run of `runs.curves`."""
-    ax = _axes(ax, (7, 4))
-    sns.lineplot(frame, x="step", y="value", hue="run", errorbar=None, ax=ax)
-    ax.set(xlabel="environment steps", ylabel=label)
-    return ax
+def single_runs(frame: pd.DataFrame, *, label: str = "return") -> Figure:
+    """One line per run of `runs.curves`, a panel per environment."""
+    figure, panels = _panels(frame, label)
+    for ax, part in panels:
+        for colour, (_, run) in zip(
+            _colours(part["folder"].nunique()), part.groupby("folder", sort=False), strict=False
+        ):
+            ax.plot(run["step"], run["value"], color=colour, label=_wrapped(run["run"].iloc[0]))
+    return _finished(figure)
+
+
+def _panels(frame: pd.DataFrame, label: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A panel for each environment and unit of its steps; one that is empty where there is nothing to draw."""
+    parts = list(frame.groupby(["env_name", "unit"], sort=True))
+    figure, axes = plt.subplots(
+        max(1, len(parts)), figsize=(9, 3.6 * max(1, len(parts))), squeeze=False, layout="constrained"
+    )
+    for ax, ((env_name, unit), _) in zip(axes[:, 0], parts, strict=False):
+        ax.set(title=env_name, xlabel=unit, ylabel=label)
+    if not parts:
+        axes[0, 0].set_axis_off()
+        axes[0, 0].text(0.5, 0.5, f"no {label} yet", ha="center", va="center")
+    return figure, [(ax, part) for ax, (_, part) in zip(axes[:, 0], parts, strict=False)]
+
+
+def _finished(figure: Figure) -> Figure:
+    """With legends beside the panels, where they cover nothing."""
+    for ax in figure.axes:
+        ax.xaxis.set_major_formatter(EngFormatter())
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False)
+    return figure
+
+
+def _colours(count: int) -> Any:
+    return sns.color_palette("tab10" if count <= 10 else "husl", count)
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 44, break_on_hyphens=False))
+
+
+def _seeds(group: pd.DataFrame) -> str:
+    """How many seeds there are, and to which step, such as `3 seeds to 50,000, 1 to 80,000`."""
+    ends = group.groupby("folder").agg(step=("step", "max"), seed=("seed", "first"))
+    left = [(int(step), ends[ends["step"] >= step]) for step in sorted(ends["step"].unique())]
+    parts: list[str] = []
+    for step, runs in left:
+        seeds = runs["seed"].nunique()
+        of_runs = f"{len(runs)} runs of " if len(runs) > seeds else ""
+        word = (" seed" if seeds == 1 else " seeds") if not parts or of_runs else ""
+        parts.append(f"{of_runs}{seeds}{word}" + (f" to {step:,}" if len(left) > 1 else ""))
+    return ", ".join(parts)
 
 
 def arena(ax: Axes, platform: Sequence[float] | None = PLATFORM) -> Axes:

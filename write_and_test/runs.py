@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.envs.vector import Envs
 from a2c_ppo_acktr.run import checkpoint, folder
+from a2c_ppo_acktr.run.config import hyperparameters
 from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.utils import UsageError
 from evaluate import load_agent
 
 Places = str | Path | Iterable[str | Path]
+
+EPISODIC = ("return", "length")
+STEPS, EPOCHS = "environment steps", "epochs"
+COLUMNS = ("step", "unit", "value", "run", "seed", "env_name", "group", "folder")
+NOT_COMPARED = ("seed", "preset", "torch_threads", "cuda", "cuda_deterministic", "vec_env", "fast")
+"""Settings that say how a run is computed, or are only names of others."""
 
 
 def find(places: Places) -> list[Path]:
@@ -49,46 +56,64 @@ def _is_run(config: Path) -> bool:
 
 
 def settings(run: Path) -> dict[str, Any]:
-    """Every flag of a run, the algorithm's among the others."""
-    plain = json.loads((run / "config.json").read_text())["settings"]
-    return {**plain, **plain["config"]}
+    """Every flag of a run, the algorithm's among the others.
+
+    Raises:
+        UsageError: its config.json is damaged.
+    """
+    path = run / "config.json"
+    try:
+        plain = json.loads(path.read_text())["settings"]
+        return {**plain, **plain["config"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: damaged, or not of a run") from error
 
 
 def table(places: Places) -> pd.DataFrame:
     """What was trained: one row per run, with the settings in which the runs differ."""
     runs = find(places)
-    all_settings = [_flat(settings(run)) for run in runs]
-    always = ("algo", "env_name", "seed")
-    hidden = (*always, "config", "log_dir", "resume", "num_env_steps")
-    names = dict.fromkeys(name for one in all_settings for name in one if name not in hidden)
-    differing = [name for name in names if len({repr(one.get(name)) for one in all_settings}) > 1]
+    all_settings = [settings(run) for run in runs]
+    differing = _differing(
+        [hyperparameters(own) for own in all_settings], {"algo", "env_name", "seed", "num_env_steps"}
+    )
     rows = []
     for run, own in zip(runs, all_settings, strict=True):
-        progress, steps = folder.progress(run), own["num_env_steps"]
+        progress, flat = folder.progress(run), hyperparameters(own)
+        step = int(progress.get("step", 0))
+        of = own["num_env_steps"] if _unit(own) == STEPS else own["config"].get("epochs", np.nan)
         rows.append(
             {
                 "run": _name(run),
-                **{name: own[name] for name in always},
-                **{name: own.get(name) for name in differing},
-                "steps": int(progress.get("step", 0)),
-                "of": steps,
+                **{name: own[name] for name in ("algo", "env_name", "seed")},
+                **{name: flat.get(name) for name in differing},
+                "steps": step,
+                "of": of,
+                "unit": _unit(own),
                 "return": float(progress.get("charts/episodic_return") or np.nan),
-                "finished": int(progress.get("step", 0)) >= steps,
+                "finished": step >= of or _has_ended_itself(run, own),
                 "folder": run,
             }
         )
     return pd.DataFrame(rows)
 
 
-def _flat(own: dict[str, Any]) -> dict[str, Any]:
-    """Dictionaries among settings taken apart: `nn_base_kwargs.num_layers`."""
-    flat: dict[str, Any] = {}
-    for name, value in own.items():
-        if isinstance(value, dict) and name != "config":
-            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
-        else:
-            flat[name] = value
-    return flat
+def _unit(own: Mapping[str, Any]) -> str:
+    """What a run's steps count: where it takes none in its environments, passes through its demonstrations."""
+    return STEPS if own["num_steps"] > 0 else EPOCHS
+
+
+def _has_ended_itself(run: Path, own: Mapping[str, Any]) -> bool:
+    """Whether behavioral cloning ended before its last epoch, as --patience has it."""
+    path = folder.latest_checkpoint(run)
+    if own["algo"] != "bc" or not path.is_file():
+        return False
+    return bool(checkpoint.load(path, mmap=True)["algorithm"]["fit"]["finished"])
+
+
+def _differing(several: Sequence[Mapping[str, Any]], hidden: Collection[str]) -> list[str]:
+    """Settings that are not the same in all runs."""
+    names = dict.fromkeys(name for one in several for name in one if name not in hidden)
+    return [name for name in names if len({repr(one.get(name)) for one in several}) > 1]
 
 
 def episodes(run: Path) -> pd.DataFrame:
@@ -115,29 +140,78 @@ def scalars(run: Path, tags: Sequence[str] | None = None) -> pd.DataFrame:
 
 
 def curves(
-    runs: Sequence[Path], value: str = "return", *, by: Sequence[str] = (), window: int = 100, points: int = 100
+    runs: Sequence[Path],
+    value: str = "return",
+    *,
+    by: Sequence[str] | None = None,
+    window: int = 100,
+    points: int = 100,
 ) -> pd.DataFrame:
-    """Learning curves on common steps, to compare and average over seeds: `step`, `value`, `run`, `seed`, `group`.
+    """Learning curves, to compare and average over seeds; runs that have no such values yet are named in a line.
+
+    Runs of one environment and group stand on common steps, each up to its own end: where one ends early, fewer are
+    left. A group is what has equal settings but for the seed, named by the learner and the settings in which it differs
+    from others of that learner and environment.
 
     Args:
         runs: run folders.
         value: `return` or `length` of episodes from the monitor files, or a tag of TensorBoard.
-        by: settings that tell groups apart, such as `lr` or `nn_base_kwargs.num_layers`; `group` names their values.
+        by: settings that tell groups apart instead, such as `lr` or `nn_base_kwargs.num_layers`; what else differs
+            within a group is averaged over, and its name says so.
         window: episodes that are averaged.
-        points: steps per curve, from the first that all runs reached to the last.
+        points: steps per curve, besides the ends of its runs.
+
+    Returns:
+        `step`, `unit` of the steps, `value`, `run`, `seed`, `env_name`, `group`, `folder`.
     """
-    series = [(run, *_series(run, value, window)) for run in runs]
-    if not series or any(len(steps) == 0 for _, steps, _ in series):
-        empty = [str(run) for run, steps, _ in series if len(steps) == 0]
-        raise UsageError(f"no finished episode yet in {', '.join(empty) or 'no runs'}")
-    grid = np.linspace(max(steps[0] for _, steps, _ in series), min(steps[-1] for _, steps, _ in series), points)
+    series = {run: _series(run, value, window) for run in runs}
+    empty = [run for run, (steps, _) in series.items() if len(steps) == 0]
+    if empty:
+        tags = "" if value in EPISODIC else f"; there is {', '.join(scalars(empty[0])['tag'].unique()) or 'nothing'}"
+        print(f"no {value} yet in {', '.join(map(_name, empty))}{tags}")
+    own = {run: settings(run) for run in runs if run not in empty}
+    names = _groups(own, by)
+    members: dict[tuple[str, str, str], list[Path]] = {}
+    for run in own:
+        members.setdefault((own[run]["env_name"], _unit(own[run]), names[run]), []).append(run)
     frames = []
-    for run, steps, values in series:
-        own = _flat(settings(run))
-        frame = pd.DataFrame({"step": grid, "value": np.interp(grid, steps, values), "run": _name(run)})
-        group = ", ".join(f"{name}={own.get(name)}" for name in by)
-        frames.append(frame.assign(seed=own["seed"], group=group, folder=str(run)))
-    return pd.concat(frames, ignore_index=True)
+    for (env_name, unit, group), together in members.items():
+        begin = min(max(series[run][0][0] for run in together), min(series[run][0][-1] for run in together))
+        ends = [series[run][0][-1] for run in together]
+        grid = np.unique([*np.linspace(begin, max(ends), points), *ends])
+        for run in together:
+            steps, values = series[run]
+            reached = grid[(grid >= steps[0]) & (grid <= steps[-1])]
+            frame = pd.DataFrame({"step": reached, "unit": unit, "value": np.interp(reached, steps, values)})
+            about = {"run": _name(run), "seed": own[run]["seed"], "env_name": env_name, "group": group}
+            frames.append(frame.assign(**about, folder=str(run)))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+
+
+def _groups(own: Mapping[Path, dict[str, Any]], by: Sequence[str] | None) -> dict[Path, str]:
+    """What the group of each run is called."""
+    compared = {run: _compared(one) for run, one in own.items()}
+    alike: dict[tuple[str, ...], list[Path]] = {}
+    for run, one in own.items():
+        chosen = () if by is None else tuple(f"{name}={hyperparameters(one).get(name)}" for name in by)
+        alike.setdefault((one["env_name"], *(chosen or [checkpoint.learner_name(one)])), []).append(run)
+    found = {}
+    for (_, *parts), together in alike.items():
+        differing = _differing([compared[run] for run in together], set(by or ()))
+        for run in together:
+            if by is None:
+                named = (f"{name}={compared[run][name]}" for name in differing if name in compared[run])
+                found[run] = ", ".join([*parts, *named])
+            else:
+                found[run] = ", ".join(parts) + (f" (over {', '.join(differing)})" if differing else "")
+    return found
+
+
+def _compared(own: dict[str, Any]) -> dict[str, Any]:
+    """The settings on which learning depends, but for the seed: where something decays, the steps in all among them."""
+    flat = hyperparameters(own)
+    decays = any(flat.get(name) for name in ("use_linear_lr_decay", "use_linear_clip_decay"))
+    return {name: v for name, v in flat.items() if name not in NOT_COMPARED and (decays or name != "num_env_steps")}
 
 
 def _name(run: Path) -> str:
@@ -146,11 +220,17 @@ def _name(run: Path) -> str:
 
 
 def _series(run: Path, value: str, window: int) -> tuple[np.ndarray, np.ndarray]:
-    if value in ("return", "length"):
-        frame = episodes(run)
-        return frame["step"].to_numpy(), frame[value].rolling(window, min_periods=1).mean().to_numpy()
-    frame = scalars(run, [value])
-    return frame["step"].to_numpy(), frame["value"].to_numpy()
+    """Steps and values, from the first to where the run stands; of equal length, 0 where there are none."""
+    if value not in EPISODIC:
+        frame = scalars(run)
+        frame = frame[frame["tag"] == value]
+        return frame["step"].to_numpy(), frame["value"].to_numpy()
+    frame = episodes(run)
+    steps, values = frame["step"].to_numpy(), frame[value].rolling(window, min_periods=1).mean().to_numpy()
+    now = int(folder.progress(run).get("step", 0))
+    if len(steps) > 0 and now > steps[-1]:  # the episodes that run have no value yet; the mean stands
+        steps, values = np.append(steps, now), np.append(values, values[-1])
+    return steps, values
 
 
 def checkpoint_of(place: str | Path, which: str = "latest") -> Path:

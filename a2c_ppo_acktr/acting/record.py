@@ -2,10 +2,11 @@
 
 Row t of every array of an episode of L steps belongs together: `obs[t]` as the environment gave it, `obs_normalized[t]`
 as the network read it, `rnn_hxs[t]` the recurrent state after reading it, `actions[t]`, `rewards[t]` that followed and
-`dones[t]`. `obs` and `obs_normalized` have a row more, the episode's final observation.
+`dones[t]`. `obs` and `obs_normalized` have a row more, the episode's final observation. `states[t]`, what a state
+callback gathered, is where the environment stood at `obs[t]`.
 """
 
-import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from a2c_ppo_acktr.acting.callbacks import DataCallback, StateCallback, stack_rows
 from a2c_ppo_acktr.acting.collect import finished_episodes
 from a2c_ppo_acktr.interfaces import AUXILIARY, NEXT, TIME_TO_END, Decision, Step, StepArrays, Tree
 from a2c_ppo_acktr.spaces import index, tree_map
@@ -136,17 +138,33 @@ class Recorder:
     Args:
         stepper: what steps an `Inspected` agent, not yet stepped.
         quota: `[N]` episodes to keep of each environment.
-        callback: what gathers further data, or None.
+        data: what is called along every episode, or None.
+        states: what looks at the environments before every step, or None.
     """
 
-    def __init__(self, stepper: Any, quota: Sequence[int], callback: "DataCallback | None" = None) -> None:
-        self.stepper, self.envs, self.quota, self.callback = stepper, stepper.envs, quota, callback
+    def __init__(
+        self,
+        stepper: Any,
+        quota: Sequence[int],
+        data: DataCallback | None = None,
+        states: StateCallback | None = None,
+    ) -> None:
+        self.stepper, self.envs, self.quota, self.data, self.states = stepper, stepper.envs, quota, data, states
         self.steps, self.original = 0, self.envs.original
         self.running: list[list[dict[str, Tree]]] = [[] for _ in quota]
         self.episodes: list[list[dict[str, Any]]] = [[] for _ in quota]
-        if callback is not None:
-            obs = self.original[0] if self.original is not None else tree_map(_numpy, stepper.obs)
-            callback.begin(_numpy(stepper.carry), obs)
+        self.seen: list[list[dict[str, Any]]] = [[] for _ in quota]
+        if states is not None:
+            states.look()
+        for env in range(len(quota)):
+            self._begin(env)
+
+    def _wanted(self, env: int) -> bool:
+        return len(self.episodes[env]) < self.quota[env]
+
+    def _begin(self, env: int) -> None:
+        if self.data is not None and self._wanted(env):
+            self.data.first(env, self.stepper.carry, self.stepper.obs)
 
     @property
     def complete(self) -> bool:
@@ -168,30 +186,38 @@ class Recorder:
             **tree_map(_numpy, step.extras),
             "auxiliary_truths": tree_map(_numpy, step.signals.get(AUXILIARY, {})),
         }
+        ended: Any = arrays.ended
+        over = {} if ended is None else {int(env): k for k, env in enumerate(ended.indices)}
+        over = {env: k for env, k in over.items() if not np.isnan(ended.returns[k])}  # after a lost life it goes on
         for env, rows in enumerate(self.running):
-            if len(self.episodes[env]) < self.quota[env]:
+            if self._wanted(env):
                 rows.append(index(row, env))
+                if self.states is not None:
+                    self.seen[env].append(self.states.row(env))
+                if self.data is not None:
+                    taken = step.next_carry, self.stepper.obs, step.action, arrays.reward
+                    self.data.step(env, *taken, done=env in over)
         self.steps += 1
-        if self.callback is not None:
-            self.callback.step(row)
-        for k, env in enumerate(arrays.ended.indices if arrays.ended is not None else ()):
-            ended: Any = arrays.ended
-            if not np.isnan(ended.returns[k]):  # where only a life was lost, the episode goes on
-                final = self.original[1] if self.original is not None else ended.final_obs
-                last = Last(*index((final, ended.final_obs, ended.final_signals), k))
-                self._finish(int(env), last, float(ended.returns[k]), finished=True)
+        if self.states is not None:
+            self.states.look()
+        for env, k in over.items():
+            final = self.original[1] if self.original is not None else ended.final_obs
+            last = Last(*index((final, ended.final_obs, ended.final_signals), k))
+            self._finish(env, last, float(ended.returns[k]), finished=True)
+            self._begin(env)
 
     def _cut(self) -> None:
-        """Keep the running episodes as far as they came."""
+        """Keep the running episodes as far as they came; their return, of raw rewards to the end, is unknown."""
         for env, rows in enumerate(self.running):
-            if rows:
+            if rows and self._wanted(env):
                 obs, signals = tree_map(_numpy, index((self.stepper.obs, self.stepper.signals), env))
                 last = Last(index(self.original[0], env) if self.original is not None else obs, obs, signals)
-                self._finish(env, last, float(sum(row["rewards"] for row in rows)), finished=False)
+                self._finish(env, last, math.nan, finished=False)
 
     def _finish(self, env: int, last: Last, episode_return: float, finished: bool) -> None:
         rows, self.running[env] = self.running[env], []
-        if not rows or len(self.episodes[env]) >= self.quota[env]:
+        seen, self.seen[env] = self.seen[env], []
+        if not rows or not self._wanted(env):
             return
         episode = tree_map(lambda *leaves: np.stack(leaves), *rows)
         episode["obs"], episode["obs_normalized"] = tree_map(
@@ -208,20 +234,24 @@ class Recorder:
                 truths[NEXT + name] = np.concatenate([truths[name][1:], np.asarray(final)[None]])
         span = env, self.steps - len(rows), self.steps
         episode |= {"returns": episode_return, "lengths": len(rows), "finished": finished, "spans": span}
+        if self.states is not None:
+            episode["states"] = stack_rows(seen)
+        if self.data is not None:
+            self.data.stack(env)
         self.episodes[env].append(episode)
 
     def result(self) -> dict[str, Any]:
         """All episodes, environment after environment: arrays of one number per episode, lists of one tree per episode.
 
-        `spans` says of each the environment and the steps of all environments `[start, stop)` that it took.
+        `spans` says of each the environment and the steps of all environments `[start, stop)` that it took. `data` is
+        what `DataCallback` gathered, in its own form.
         """
         self._cut()
         episodes = [episode for own in self.episodes for episode in own]
         result: dict[str, Any] = {name: np.array([episode.pop(name) for episode in episodes]) for name in PER_EPISODE}
         result |= {name: [episode[name] for episode in episodes] for name in (episodes[0] if episodes else ())}
-        if self.callback is not None:
-            result["data"], rest = self.callback.finish(result["spans"], self.steps)
-            result |= {"data_rest": rest} if rest else {}
+        if self.data is not None:
+            result["data"] = self.data.result()
         return with_aliases(result, normalized=self.original is not None)
 
 
@@ -236,69 +266,3 @@ def with_aliases(result: dict[str, Any], normalized: bool) -> dict[str, Any]:
 
 def _numpy(leaf: Any) -> Any:
     return leaf.cpu().numpy() if isinstance(leaf, Tensor) else leaf
-
-
-class DataCallback:
-    """Calls a user's function along an evaluation, and splits what it gathered into episodes.
-
-    The function is called after every step of all environments with eight arguments: the algorithm, the environments,
-    the recurrent states `[N, H]` after reading, the observations `[N, ...]` that were read, as the environments gave
-    them, the actions, rewards and dones `[N, ...]` that followed, and `data`, which begins as `{}` and is what the
-    function returned last (what it was, where that is None). A function that has a parameter `first` is also called
-    once before the first step, with `first=True` and None for actions, rewards and dones; one that has `stack` once at
-    the end, with `stack=True`.
-
-    Args:
-        function: called as above.
-        algorithm: its first argument.
-        envs: its second.
-    """
-
-    def __init__(self, function: Callable[..., Any], algorithm: Any, envs: Any) -> None:
-        self.function, self.algorithm, self.envs = function, algorithm, envs
-        known = inspect.signature(function).parameters.values()
-        anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known)
-        self.takes = {name for name in ("first", "stack") if anything or name in (p.name for p in known)}
-        self.data: Any = {}
-        self.latest: tuple[Any, ...] = (None,) * 5
-
-    def begin(self, carry: Tensor, obs: Tree) -> None:
-        """The environments were reset."""
-        if "first" in self.takes:
-            self._call(carry, obs, None, None, None, first=True)
-
-    def step(self, row: dict[str, Tree]) -> None:
-        """The environments made a step; `row` is the recorder's."""
-        self.latest = tuple(row[name] for name in ("rnn_hxs", "obs", "actions", "rewards", "dones"))
-        self._call(*self.latest)
-
-    def _call(self, *arguments: Any, **flags: bool) -> None:
-        found = self.function(self.algorithm, self.envs, *arguments, self.data, **flags)
-        self.data = self.data if found is None else found
-
-    def finish(self, spans: np.ndarray, num_steps: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """What was gathered per episode `(environment, start, stop)`, and what cannot be split.
-
-        A list or array of one entry per step of all environments is split, also of one more, gathered from `first` on:
-        then row t was gathered before step t. Entries of one value per environment are taken apart.
-        """
-        if "stack" in self.takes:
-            self._call(*self.latest, stack=True)
-        if not isinstance(self.data, dict):
-            return [{} for _ in spans], {"data": self.data}
-        episodes: list[dict[str, Any]] = [{} for _ in spans]
-        rest = {}
-        for name, entries in self.data.items():
-            if not isinstance(entries, list | tuple | np.ndarray) or not num_steps <= len(entries) <= num_steps + 1:
-                rest[name] = entries
-                continue
-            for episode, (env, start, stop) in zip(episodes, spans, strict=True):
-                episode[name] = np.array([self._own(entry, env) for entry in entries[start:stop]])
-        return episodes, rest
-
-    def _own(self, entry: Any, env: int) -> Any:
-        """One environment's part of an entry."""
-        if isinstance(entry, list | tuple) or (isinstance(entry, np.ndarray | Tensor) and entry.ndim > 0):
-            if len(entry) == self.envs.num_envs:
-                return _numpy(entry[env])
-        return _numpy(entry)

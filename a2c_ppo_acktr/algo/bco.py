@@ -122,7 +122,7 @@ class BCO(Wrapper):
         "eval_interval": 1,
     }
     counters = ("updates",)
-    transient = ("storage", "inverse_fit")
+    transient = ("storage", "collector", "inverse_fit")
     config: BCOConfig
 
     def __init__(self, spaces: EnvSpaces, config: BCOConfig, device: torch.device) -> None:

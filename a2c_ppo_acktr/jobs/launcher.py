@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES_FROM_HERE = {"PYTHONPATH": os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))}
 """So that modules of a user's own are found from where the jobs were started, though they run elsewhere."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-POLL_SECONDS, STATUS_SECONDS = 0.2, 60.0
+POLL_SECONDS, FIRST_STATUS_SECONDS, STATUS_SECONDS = 0.2, 10.0, 60.0
 
 
 class Busy(Exception):
@@ -63,6 +63,7 @@ class Job(Generic[TaskT]):
 
     def __init__(self, task: TaskT, environment: Mapping[str, str] | None = None) -> None:
         self.task, self.stopped = task, False
+        self.asked: subprocess.Popen | None = None
         self.environment = {**ONE_THREAD, **(environment or {})}
         self.lock = take_lock(task.lock_file)
         try:
@@ -90,6 +91,8 @@ class Job(Generic[TaskT]):
         code = self.process.poll()
         if code == 0 and self.commands and not self.stopped:
             self.process = self._launch()
+            if self.stopped:  # asked to while the next process was being started
+                self._ask()
             return None
         if code is not None and not self.lock.closed:
             self.task.end(code, self.stopped)
@@ -105,6 +108,11 @@ class Job(Generic[TaskT]):
         """Ask the process, once, to save and end."""
         if not self.stopped:
             self.stopped = True
+            self._ask()
+
+    def _ask(self) -> None:
+        if self.asked is not self.process:
+            self.asked = self.process
             self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -152,14 +160,14 @@ class Scheduler(ABC, Generic[TaskT]):
     def run(self) -> int:
         """Returns the exit code: 1 where a task has failed, 128 and more after a signal, else 0."""
         previous = {signum: signal.signal(signum, self._on_signal) for signum in self.SIGNALS}
-        told = time.monotonic()
+        told, wait = time.monotonic(), FIRST_STATUS_SECONDS
         try:
             while self.active or (self.signum is None and self.unfinished()):
                 self._fill_slots()
                 time.sleep(POLL_SECONDS)
                 self._poll()
-                if time.monotonic() - told >= STATUS_SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() - told >= wait:
+                    told, wait = time.monotonic(), min(2 * wait, STATUS_SECONDS)
                     self.tell()
         finally:
             for job in self.active:
@@ -201,11 +209,11 @@ def take_lock(path: Path, wait: bool = False) -> IO[str]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise Busy("another process is running it") from error
+    while not _locks(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if not _locks(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
+            file.close()
+            raise Busy("another process is running it")
+        # Nobody holds it: someone only looks, which `is_held` does by sharing it for a moment.
     return file
 
 
@@ -214,11 +222,15 @@ def is_held(path: Path) -> bool:
     if not path.exists():
         return False
     with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _locks(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _locks(file: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_json(path: Path, contents: dict[str, Any]) -> None:

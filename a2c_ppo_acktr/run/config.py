@@ -1,6 +1,8 @@
 """The flags of a run's folder: what is written there, how often, and where else it goes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from a2c_ppo_acktr.flags import flag
 
@@ -32,3 +34,22 @@ class LogConfig:
     wandb_project_name: str = flag("a2c-ppo-acktr", "W&B project")
     wandb_entity: str | None = flag(None, "W&B user or team (default: the account's own)")
     upload_video: bool = flag(False, "send films to W&B")
+
+
+def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run but for those of its folder: what it learns, from what and how, dictionaries taken apart.
+
+    Args:
+        settings: every flag, as config.json and checkpoints have them.
+
+    Returns:
+        the algorithm's among the others, and entries of dictionaries by path, such as `nn_base_kwargs.num_layers`.
+    """
+    imitation = settings.get("gail_config") if settings.get("gail") else None
+    told = {field.name for field in fields(LogConfig)} | {"config", "gail_config"}
+    flat: dict[str, Any] = {}
+    for name, value in {**settings, **(imitation or {}), **settings["config"]}.items():
+        if name in told:
+            continue
+        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return flat

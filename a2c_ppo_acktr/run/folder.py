@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 
 from a2c_ppo_acktr import files
 from a2c_ppo_acktr.utils import UsageError
+
+BLOCK = 4096
+"""Bytes that hold the last row of `progress.csv` but for very long ones."""
 
 
 def train_command(folder: Path, flags: list[str]) -> list[str]:
@@ -47,10 +51,20 @@ def set_aside(folder: Path) -> bool:
 
 
 def progress(folder: Path) -> dict[str, str]:
-    """The last whole row of the run's `progress.csv`; empty before the first."""
+    """The last whole row of the run's `progress.csv`; empty before the first.
+
+    Only the ends of the file are read: a queue asks every run again and again, and the file grows as long as it runs.
+    """
     path = folder / "progress.csv"
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8", errors="replace")
-    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
-    return rows[-1] if rows else {}
+    with path.open("rb") as file:
+        header = file.readline()
+        end, tail = file.seek(0, os.SEEK_END), b""
+        while tail.count(b"\n") < 2 and (start := max(len(header), end - 2 * len(tail) - BLOCK)) < end - len(tail):
+            file.seek(start)
+            tail = file.read(end - start)
+    rows = tail[: tail.rfind(b"\n") + 1].splitlines()
+    if not rows:
+        return {}
+    return next(csv.DictReader([header.decode(errors="replace"), rows[-1].decode(errors="replace")]))

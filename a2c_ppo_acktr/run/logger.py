@@ -8,20 +8,34 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from a2c_ppo_acktr.files import write_atomically
 from a2c_ppo_acktr.run.clock import Clock
 
 RECENT_EPISODES = 100
 BAR_INTERVAL = 0.2
+CONSOLE_SECONDS = 10.0
+"""The least time between two lines of metrics where these go to a file or pipe."""
+
+
+class Bar(Progress):
+    """A progress bar with a line of losses below it."""
+
+    losses = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bar, and what fits of the losses."""
+        yield from super().get_renderables()
+        yield Text(self.losses, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def quiet_writers() -> None:
@@ -44,12 +58,20 @@ class Logger:
         num_envs: monitor files to write, `<rank>.monitor.csv`.
         total_steps: where the progress bar ends.
         state: what `state_dict` gave, to continue a run: rows that are newer are dropped.
+        tell_all: print every line of metrics, instead of one in `CONSOLE_SECONDS` and the last one.
     """
 
     def __init__(
-        self, folder: Path, env_name: str, num_envs: int, total_steps: int, state: dict[str, Any] | None = None
+        self,
+        folder: Path,
+        env_name: str,
+        num_envs: int,
+        total_steps: int,
+        state: dict[str, Any] | None = None,
+        *,
+        tell_all: bool = False,
     ) -> None:
-        self.folder, self.total_steps = folder, total_steps
+        self.folder, self.total_steps, self.tell_all = folder, total_steps, tell_all
         purge_step = state["step"] + 1 if state is not None else None  # the points at `step` itself are not newer
         state = state or {"step": 0, "progress_rows": 0, "monitor_rows": [0] * num_envs, "seconds": 0.0, "recent": []}
         self.step = self.first_step = state["step"]
@@ -69,10 +91,11 @@ class Logger:
         self.tracker: Any = None
         self.said: set[str] = set()
         self.console = Console(highlight=False)
-        self.bar: Progress | None = None
+        self.bar: Bar | None = None
+        self.next_line, self.untold = self.start, ""
         if self.console.is_terminal:
             columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-            self.bar = Progress(*columns, console=self.console, refresh_per_second=2)
+            self.bar = Bar(*columns, console=self.console, refresh_per_second=2)
             self.bar.start()
             self.task = self.bar.add_task("training", total=total_steps, completed=self.step)
             self.bar_clock = Clock(None, BAR_INTERVAL)
@@ -114,6 +137,13 @@ class Logger:
         rows = [f"|{name}|{value}|" for name, value in facts.items()]
         self.tensorboard.add_text("hyperparameters", "\n".join(["|name|value|", "|-|-|", *rows]), self.step)
 
+    def hyperparameters(self, values: Mapping[str, Any]) -> None:
+        """For TensorBoard's HPARAMS tab, which shows them beside the last value of every metric."""
+        plain = {name: value if type(value) in (int, float) else str(value) for name, value in values.items()}
+        _, session, _ = hparams(plain, {})
+        assert self.tensorboard.file_writer is not None
+        self.tensorboard.file_writer.add_summary(session, self.step)
+
     def histograms(self, histograms: Mapping[str, Any], step: int) -> None:
         """Distributions (see `histograms.py`) under their tags."""
         for tag, one in histograms.items():
@@ -132,21 +162,29 @@ class Logger:
             self.tracker.histograms(histograms, step)
 
     def _tell(self, metrics: dict[str, float], update: int, step: int, returns: list[float]) -> None:
+        rest = [(tag.partition("/")[2], value) for tag, value in metrics.items() if not tag.startswith("charts/")]
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in rest if not math.isnan(value))
         if self.bar is not None:
             mean = f"return {statistics.fmean(returns):.1f} · " if returns else ""
-            text = f"{mean}{metrics['charts/SPS']:.0f} steps/s"
-            self.bar.update(self.task, completed=step, description=text)
+            self.bar.losses = losses
+            self.bar.update(self.task, completed=step, description=f"{mean}{metrics['charts/SPS']:.0f} steps/s")
             return
-        lines = [f"Updates {update}, num timesteps {step}, FPS {metrics['charts/SPS']:.0f}"]
+        parts = [f"Updates {update}, num timesteps {step}, FPS {metrics['charts/SPS']:.0f}"]
         if returns:
-            lines.append(
-                f" Last {len(returns)} training episodes: mean/median reward "
+            parts.append(
+                f"Last {len(returns)} training episodes: mean/median reward "
                 f"{statistics.fmean(returns):.1f}/{statistics.median(returns):.1f}, "
                 f"min/max reward {min(returns):.1f}/{max(returns):.1f}"
             )
-        rest = [(tag.partition("/")[2], value) for tag, value in metrics.items() if not tag.startswith("charts/")]
-        lines.append(" " + ", ".join(f"{name} {value:.4g}" for name, value in rest if not math.isnan(value)))
-        print("\n".join(lines), flush=True)
+        self.untold = " | ".join([*parts, losses])
+        if self.tell_all or time.monotonic() >= self.next_line:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Print the latest line of metrics, if it was not."""
+        if self.untold:
+            print(self.untold, flush=True)
+            self.untold, self.next_line = "", time.monotonic() + CONSOLE_SECONDS
 
     def _write_progress(self, row: dict[str, Any]) -> None:
         path = self.folder / "progress.csv"
@@ -167,18 +205,16 @@ class Logger:
     def say(self, text: str) -> None:
         """One line for the user, above the progress bar."""
         if self.bar is not None:
-            self.bar.console.print(text, markup=False)
+            self.bar.console.print(Text(text), soft_wrap=True)
         else:
             print(text, flush=True)
 
     def table(self, rows: dict[str, str]) -> None:
-        """The end of a run, as a table."""
-        table = Table(show_header=False)
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
+        """The end of a run: a line for each row, whole, so that paths and commands can be copied."""
+        self._catch_up()
+        width = max(map(len, rows))
         for name, value in rows.items():
-            table.add_row(name, value)
-        self.console.print(table)
+            self.console.print(Text.assemble((name.ljust(width), "bold"), "  ", value), soft_wrap=True)
 
     def mean_return(self) -> float | None:
         """Mean training return of the last 100 episodes; None before 100."""

@@ -1,19 +1,24 @@
 """A run that goes on from a checkpoint: what differs from before, what does not fit, what begins anew."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from a2c_ppo_acktr.run import checkpoint
-from a2c_ppo_acktr.run.config import LogConfig
+from a2c_ppo_acktr.run.config import hyperparameters
 
 
 def changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are other ones than before, but for those of the run's folder."""
-    told = {field.name for field in dataclasses.fields(LogConfig)} | {"config", "gail_config"}
-    flat, old = ({**one, **(one.get("gail_config") or {}), **one["config"]} for one in (now, before))
-    return {name: value for name, value in flat.items() if name not in told and old.get(name, value) != value}
+    """The settings that are other ones than before, but for those of the folder, by the names of `hyperparameters`.
+
+    What a version before did not know is not changed.
+    """
+    old = hyperparameters(before)
+    return {
+        name: value
+        for name, value in hyperparameters(now).items()
+        if (name not in old and "." in name) or old.get(name, value) != value
+    }
 
 
 def misfit(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
@@ -59,9 +64,10 @@ def load_replay(folder: Path, name: str | None, storage: Any) -> str | None:
 
 def _as_flag(name: str, value: Any) -> str:
     """As on a command line."""
+    name, _, entry = name.partition(".")
     flag = name.replace("_", "-")
+    if entry:
+        return f"--{flag} {entry}={value}"
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
-    entries = [f"{key}={one}" for key, one in value.items()] if isinstance(value, dict) else value
-    words = entries if isinstance(entries, list) else [entries]
-    return " ".join([f"--{flag}", *map(str, words)])
+    return " ".join([f"--{flag}", *map(str, value if isinstance(value, list) else [value])])

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from a2c_ppo_acktr.files import drop_temporaries
 from a2c_ppo_acktr.interfaces import Episode
 from a2c_ppo_acktr.run import checkpoint, histograms, resume
 from a2c_ppo_acktr.run.clock import Clock
-from a2c_ppo_acktr.run.config import LogConfig
+from a2c_ppo_acktr.run.config import LogConfig, hyperparameters
 from a2c_ppo_acktr.run.folder import claim, latest_checkpoint
 from a2c_ppo_acktr.run.logger import Logger
 from a2c_ppo_acktr.run.provenance import provenance
@@ -77,7 +78,8 @@ class Run:
             drop_temporaries(place)
         logger_state = resumed["logger"] if resumed is not None else None
         total = settings["num_env_steps"]
-        self.logger = Logger(self.folder, settings["env_name"], collector.num_envs, total, logger_state)
+        every = config.log_interval is not None
+        self.logger = Logger(self.folder, settings["env_name"], collector.num_envs, total, logger_state, tell_all=every)
         self.tracker = self._track(self._describe(), resumed if own_folder is not None else None)
         if camera is not None:
             episodes = self.logger.monitor_rows[0]
@@ -129,6 +131,7 @@ class Run:
         facts = {**description, **self.settings, **self.settings["config"]}
         del facts["config"]
         self.logger.describe(facts)
+        self.logger.hyperparameters(hyperparameters(self.settings))
         return facts
 
     def _track(self, facts: dict[str, Any], continued: dict[str, Any] | None) -> Tracker | None:
@@ -268,12 +271,13 @@ class Run:
             "time": f"{self.logger.seconds:.1f} s",
             f"return, last {len(recent)} episodes": f"{sum(recent) / len(recent):.1f}" if recent else "none finished",
             "run folder": str(self.folder),
-            "checkpoint": str(self.latest),
         }
-        if self.saved != self.update:
-            rows["saved"] = f"update {self.saved}: learning was in the middle of the next one"
-        if interrupted:
-            rows["continue with"] = f"python main.py --resume {self.folder}"
+        if self.latest.exists():
+            rows["checkpoint"] = str(self.latest)
+            if self.saved != self.update:
+                rows["saved"] = f"update {self.saved}: learning was in the middle of the next one"
+            if interrupted:
+                rows["continue with"] = shlex.join(["python", "main.py", "--resume", str(self.folder)])
         self.logger.table(rows)
 
     def close(self) -> None:
