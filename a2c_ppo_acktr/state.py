@@ -222,6 +222,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], 
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
     for parameter, memory in before.items():
+        if not optimizer.state.get(parameter):  # it had not taken a step
+            optimizer.state[parameter] = memory
         for key, value in memory.items():
             found = optimizer.state[parameter].get(key)
             fits = isinstance(found, Tensor) and found.shape == value.shape and found.dtype == value.dtype
