@@ -86,7 +86,7 @@ def parse(argv: Sequence[str] | None = None) -> RunConfig:
     if "resume" in first:
         wanted = {"env_name": EnvConfig.env_name, "algo": RunConfig.algo, "seed": str(RunConfig.seed)} | vars(first)
         first.resume = str(checkpoint.find_resumable(first.resume, wanted))
-        stored = checkpoint.load(first.resume)["settings"]
+        stored = {**checkpoint.load(first.resume)["settings"], "log_dir": None}  # it lies where it lies now
     name = getattr(first, "algo", stored.get("algo", RunConfig.algo))
     algorithm = algo.find(name)
 

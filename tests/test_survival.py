@@ -178,6 +178,14 @@ def test_a_log_dir_beside_resume_branches_the_run_and_leaves_the_old_one_alone()
     assert [row["update"] for row in rows("branch")] == ["3", "4"]
 
 
+def test_a_run_folder_that_was_moved_goes_on_where_it_is():
+    run(f"{A2C} --num-env-steps 32 --log-dir run")
+    Path("run").rename("moved")
+    run("--resume moved --num-env-steps 64")
+    assert len(rows("moved")) == 4
+    assert not Path("run").exists()
+
+
 @pytest.mark.parametrize("learner", ["--algo a2c", "--algo a2c --gail --gail-warm-up 0"])
 @pytest.mark.parametrize("processes", [1, 5])
 def test_a_run_goes_on_with_other_numbers_of_processes(learner, processes):
