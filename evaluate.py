@@ -49,6 +49,7 @@ def evaluate(
     state_callback: Callable[[Envs], Mapping[str, Any]] | None = None,
     films: Mapping[int, str | Path] | None = None,
     on_step: Callable[[Step, StepArrays], None] | None = None,
+    max_steps: int | None = None,
 ) -> dict[str, Any]:
     """Play with a frozen agent: its scores, or a recording of all that it saw, did and computed.
 
@@ -69,9 +70,11 @@ def evaluate(
             (see `callbacks.StateCallback`).
         films: video files by the episode's place in the result; for environments made with `render_mode="rgb_array"`.
         on_step: called after each step of all environments.
+        max_steps: without a recording, cut an episode after so many steps (see `record.Scores`); None cuts none.
 
     Returns:
-        `returns` and `lengths`, `[num_episodes]`, raw and of whole episodes, environment after environment. A recording
+        `returns` and `lengths`, `[num_episodes]`, raw and of whole episodes, environment after environment; `cut`, the
+        places of those that `max_steps` cut, whose rewards are summed as the environments gave them. A recording
         also has `finished` (where it is False the return is NaN), `spans` (environment, steps from, to), what the
         data_callback returned last as `data`, and lists of one tree `[L, ...]` per episode: obs and
         obs_normalized `[L + 1, ...]`, actions, action_log_probs, action_probs (mean and std of continuous actions),
@@ -89,7 +92,7 @@ def evaluate(
     states = StateCallback(state_callback, envs) if state_callback is not None else None
     with filming(envs, quota, films or {}):
         stepper = Stepper(envs, agent)
-        book = Recorder(stepper, quota, data, states) if recording else Scores(quota)
+        book = Recorder(stepper, quota, data, states) if recording else Scores(quota, max_steps)
         while not book.complete and book.steps != evaluate_steps:
             step, arrays = stepper.step(explore)
             book.add(step, arrays)

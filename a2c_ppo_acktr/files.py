@@ -1,9 +1,12 @@
-"""Files that are whole at every moment, and that lie where they seem to."""
+"""Files that are whole at every moment and lie where they seem to, and folders that one process at a time writes to."""
 
+import contextlib
+import fcntl
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -14,11 +17,16 @@ OPEN = {"/dev/stdout": 1, "/dev/stderr": 2}
 LONGEST_NAME = 200
 """Bytes of a file's name, so that one in front of it and behind it still fits, as of a temporary file."""
 
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary name beside `path`, flush it to disk and rename it: never half a file.
 
     A link that stands there is replaced, not followed.
+
+    Raises:
+        OSError: it names `path`, which is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -29,6 +37,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -120,3 +130,38 @@ def check_writable(flag: str, text: str | Path, *, folder: bool = False) -> Path
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"{flag} {text}: cannot be written: {said}") from error
     return path
+
+
+def drop_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder that is claimed."""
+    for path in folder.glob(".*.tmp"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold a folder, so that no other process claims it meanwhile; however this one ends, it is free again.
+
+    File systems without locks are not guarded.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not _lock(handle):
+            raise BlockingIOError(f"{folder} is held by another process")
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True

@@ -150,6 +150,10 @@ class Actor(Protocol):
         """The carry after the environments answered."""
 
 
+class UnreadableState(Exception):
+    """An environment cannot give or take its state, and says why: it has to begin a new episode instead."""
+
+
 class Environments(Protocol):
     """What stepping needs of N environments (see `envs.vector.Envs`)."""
 
@@ -171,10 +175,14 @@ class Environments(Protocol):
         """Step every environment."""
 
     def get_state(self) -> Any:
-        """The state of all environments as plain values; None where it cannot be read."""
+        """The state of all environments as plain values; None where nobody knows how to read it.
+
+        Raises:
+            UnreadableState: an environment's own way of giving it fails.
+        """
 
     def set_state(self, state: Any) -> None:
-        """Inverse of `get_state`."""
+        """Inverse of `get_state`; `UnreadableState` where an environment's own way of taking it fails."""
 
 
 class LazyMetric:

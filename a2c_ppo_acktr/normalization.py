@@ -40,10 +40,17 @@ class RunningMeanStd:
         return {"mean": self.mean, "var": self.var, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`; tensors and arrays are both accepted."""
-        self.mean = np.array(state["mean"], np.float64)
-        self.var = np.array(state["var"], np.float64)
-        self.count = float(state["count"])
+        """Inverse of `state_dict`; tensors and arrays are both accepted.
+
+        Raises:
+            ValueError: they are of samples of another shape, or no statistics.
+        """
+        mean, var, count = (np.array(state[name], np.float64) for name in ("mean", "var", "count"))
+        if mean.shape != self.mean.shape or var.shape != self.var.shape:
+            raise ValueError(f"statistics of shape {list(mean.shape)}, expected {list(self.mean.shape)}")
+        if not (np.isfinite(mean).all() and np.isfinite(var).all() and (var >= 0).all() and 0 < count < np.inf):
+            raise ValueError(f"no statistics: mean {mean}, variance {var}, count {count}")
+        self.mean, self.var, self.count = mean, var, float(count)
 
 
 class Normalizer:

@@ -1,13 +1,15 @@
-"""What a command line does to its process: device, threads, memory, signals. No library code calls this by itself."""
+"""What a command line does to its process: device, threads, memory. No library code calls this by itself."""
 
 import ctypes
+import math
 import os
 import platform
-import signal
+from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -22,9 +24,16 @@ def lacks_bfloat16() -> bool:
     return on_x86 and not torch.cuda.is_available() and not torch.cpu._is_avx512_bf16_supported()
 
 
+def available_cores() -> int:
+    """Cores that this process may use: not those that its affinity or its container's share of time leaves out."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = CPU_QUOTA.read_text().partition(" ") if CPU_QUOTA.is_file() else ("max", "", "")
+    return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
 def default_threads(images: bool) -> int:
     """CPU threads where nobody says how many: all cores for convolutions, one for small networks."""
-    return (os.cpu_count() or 1) if images else 1
+    return available_cores() if images else 1
 
 
 def set_threads(num: int) -> None:
@@ -51,48 +60,3 @@ def tune_process() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value that it accepts
-
-
-class Interrupted(Exception):
-    """A signal asked the program to end; `signum` says which."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-
-
-class StopOnSignals:
-    """While entered, Ctrl-C and SIGTERM set `requested`, so that a loop can leave at its next boundary.
-
-    If that does not come within `patience` seconds, or a second signal arrives, `Interrupted` is raised wherever the
-    program is.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self, patience: float = 3.0) -> None:
-        self.patience = patience
-        self.requested: int | None = None
-
-    def __enter__(self) -> "StopOnSignals":
-        self._previous = {signum: signal.signal(signum, self._request) for signum in self.SIGNALS}
-        self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._give_up)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.boundary_reached()
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-
-    def boundary_reached(self) -> None:
-        """The loop has been left: nothing will be raised any more for the first signal."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-    def _request(self, signum: int, frame: object) -> None:
-        if self.requested is not None:
-            raise Interrupted(signum)
-        self.requested = signum
-        signal.setitimer(signal.ITIMER_REAL, self.patience)
-
-    def _give_up(self, signum: int, frame: object) -> None:
-        raise Interrupted(self.requested or signum)

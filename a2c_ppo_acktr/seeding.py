@@ -21,6 +21,11 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         torch.use_deterministic_algorithms(True)
 
 
+def onward(seed: int, env_steps: int) -> int:
+    """The seed of environments that begin anew after so many steps of a run: no start is played a second time."""
+    return int(np.random.SeedSequence([seed, env_steps]).generate_state(1)[0]) // 2 if env_steps > 0 else seed
+
+
 def get_rng_state() -> dict[str, Any]:
     """The state of every generator that `seed_everything` seeds, as plain values and tensors."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)

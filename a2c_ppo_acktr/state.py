@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from a2c_ppo_acktr.interfaces import EnvSpaces
+from a2c_ppo_acktr.plain import to_arrays
 
 CONTAINERS = (list, tuple, deque, dict)
 RANDOM = (torch.Generator, np.random.Generator, random.Random)
@@ -176,20 +177,56 @@ def _restored(value: Any, state: Any, name: str) -> Any:
     elif isinstance(value, torch.Generator):
         value.set_state(state.cpu())
     elif isinstance(value, np.random.Generator):
-        value.bit_generator.state = _with_arrays(state)
+        value.bit_generator.state = to_arrays(state)
     elif isinstance(value, random.Random):
         value.setstate(state)
+    elif isinstance(value, torch.optim.Optimizer):
+        _restore_optimizer(value, state, name)
     elif isinstance(value, Stateful):
         value.load_state_dict(state)
-    elif isinstance(value, Tensor):
-        value.data.copy_(state)
     else:
-        return np.array(state) if isinstance(value, np.ndarray) else state
+        return _counted(value, state, name)
     return value
 
 
-def _with_arrays(state: Any) -> Any:
-    """The state of a NumPy generator as it was before a checkpoint made tensors of its arrays."""
-    if isinstance(state, dict):
-        return {key: _with_arrays(value) for key, value in state.items()}
-    return state.numpy() if isinstance(state, Tensor) else state
+def _counted(value: Any, state: Any, name: str) -> Any:
+    """A tensor with its state in it, or the state of a counter if it is of the same kind; integers are numbers too."""
+    if isinstance(value, Tensor):
+        if state.shape != value.shape:
+            raise ValueError(f"{name}: {list(state.shape)} in the checkpoint, {list(value.shape)} here")
+        value.data.copy_(state)
+        return value
+    if isinstance(value, np.ndarray):
+        return np.array(state)
+    kinds = (int, float) if type(value) is float else type(value)
+    if isinstance(value, int | float) and not (isinstance(state, kinds) and state == state):
+        raise ValueError(f"{name}: {state!r} in the checkpoint, {value!r} here")
+    return state
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], name: str) -> None:
+    """Take in what it remembers of each parameter; its settings are those that it was built with.
+
+    So a resumed run has the learning rate of its flags. Where one of torch's schedulers moves that, from the same
+    `initial_lr`, it stays where it was.
+    """
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    saved = state.get("param_groups", settings)
+    for own, theirs in zip(settings, saved, strict=True):
+        ours, unknown = sorted(own.keys() - theirs.keys()), sorted(theirs.keys() - own.keys() - {"params"})
+        if ours and unknown:
+            raise ValueError(f"{name}: of another kind, with {', '.join(unknown)} where this one has {', '.join(ours)}")
+        if "initial_lr" in own and theirs.get("initial_lr") == own["initial_lr"]:
+            own["lr"] = theirs["lr"]
+    before = {parameter: dict(memory) for parameter, memory in optimizer.state.items()}
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    for parameter, memory in before.items():
+        if not optimizer.state.get(parameter):  # it had not taken a step
+            optimizer.state[parameter] = memory
+        for key, value in memory.items():
+            found = optimizer.state[parameter].get(key)
+            fits = isinstance(found, Tensor) and found.shape == value.shape and found.dtype == value.dtype
+            if not fits or not found.isfinite().all():
+                raise ValueError(f"{name}.{key}: expected numbers {list(value.shape)}")

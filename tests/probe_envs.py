@@ -1,5 +1,7 @@
 """Small environments that only a correct algorithm solves; registered under `tests.probe_envs:`."""
 
+import sys
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -243,6 +245,73 @@ class Crash(ProbeEnv):
         if self.t == 2:
             raise RuntimeError("the gripper is stuck")
         return 0.0
+
+
+class Slow(ProbeEnv):
+    """A step takes `seconds` from step `since` of an episode on; episodes of 100 steps."""
+
+    horizon = 100
+
+    def __init__(self, render_mode: str | None = None, seconds: float = 0.0, since: int = 0) -> None:
+        super().__init__(render_mode)
+        self.seconds, self.since = seconds, since
+
+    def reward(self, action: Any) -> float:
+        if self.t >= self.since:
+            time.sleep(self.seconds)
+        return 1.0
+
+
+class Never(ProbeEnv):
+    """No episode ends but by chance: one in ten steps of action 0, which is worth nothing."""
+
+    def reward(self, action: Any) -> float:
+        self.horizon = self.t + 1 if action == 0 and self.np_random.random() < 0.1 else self.t + 2
+        return float(action)
+
+
+class Leaves(ProbeEnv):
+    """Ends the program, where it is told to."""
+
+    horizon = 100
+
+    def __init__(self, render_mode: str | None = None, where: str = "step") -> None:
+        super().__init__(render_mode)
+        self.where = where
+        if where == "constructor":
+            sys.exit(0)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        if self.where == "reset":
+            sys.exit(0)
+        return super().reset(seed=seed)
+
+    def reward(self, action: Any) -> float:
+        if self.where == "step" and self.t == 20:
+            sys.exit(0)
+        return 0.0
+
+
+class Unreadable(ProbeEnv):
+    """Its state is told in a way of its own; observations far from 0, which say when the episode began."""
+
+    observation_space: spaces.Space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    horizon = 8
+    told: Any = None
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.start, self.start + self.t], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        gym.Env.reset(self, seed=seed)
+        self.t, self.start = 0, 1000.0 + 100.0 * self.np_random.random()
+        return self.observe(), {}
+
+    def get_state(self) -> Any:
+        return type(self).told(self)
+
+    def set_state(self, state: Any, velocity: Any) -> None:  # type: ignore[override]  # as MuJoCo's environments
+        raise AssertionError
 
 
 class NotANumber(ProbeEnv):

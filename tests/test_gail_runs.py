@@ -76,7 +76,7 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line_and_kept(tmp_pat
     capsys.readouterr()
     assert main.main("--resume run --num-env-steps 96".split()) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "main.py: error: --resume: the run is of another version, which kept no 'mortal'"
+        "main.py: error: --resume run/checkpoints/latest.pt: damaged, or of another version: it has no 'mortal'"
     ]
     assert files == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
 

@@ -17,11 +17,12 @@ PROMPT = 10.0
 """Seconds that an end by signal may take here: 5 on an idle machine, and other tests run beside these."""
 MAIN = str(Path(__file__).parent.parent / "main.py")
 FLAGS = "--env-name CartPole-v1 --num-env-steps 1e9 --torch-threads 1 --log-dir run --save-dir saved".split()
+ROOT = str(Path(__file__).parent.parent)
 
 
 def start(folder, *flags):
     command = [sys.executable, MAIN, *FLAGS, *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT}
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -31,6 +32,20 @@ def start(folder, *flags):
         env=environment,
         start_new_session=True,
     )
+
+
+def say(process, text):
+    """Read what it prints until `text` comes; all of it so far."""
+    seen = ""
+    while text not in seen:
+        line = process.stdout.readline()
+        assert line, seen + process.stderr.read()
+        seen += line
+    return seen
+
+
+def update_of(folder):
+    return checkpoint.load(folder / "run" / "checkpoints" / "latest.pt")["update"]
 
 
 def wait_for(path, timeout=60):
@@ -48,11 +63,12 @@ def alive_in_session(pid):
 @pytest.mark.parametrize("backend", ["dummy", "subproc"])
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
 def test_a_signal_ends_the_run_promptly_with_a_checkpoint_and_no_process_left(tmp_path, sig, backend):
+    """To the program, or to all that it started, as Ctrl-C, `timeout` and batch systems send it."""
     process = start(tmp_path, "--save-interval", "20", "--vec-env", backend)
-    wait_for(tmp_path / "run" / "checkpoints" / "latest.pt")
+    say(process, "Updates")
     asked = time.monotonic()
-    if sig == signal.SIGINT:
-        os.killpg(process.pid, sig)  # a terminal's Ctrl-C reaches the whole group
+    if backend == "subproc":
+        os.killpg(process.pid, sig)
     else:
         process.send_signal(sig)
     out, err = process.communicate(timeout=20)
@@ -61,10 +77,58 @@ def test_a_signal_ends_the_run_promptly_with_a_checkpoint_and_no_process_left(tm
     assert "continue with" in out
     assert not err.strip()
     done = int(re.search(r"updates\W+(\d+)", out)[1])
-    assert checkpoint.load(tmp_path / "run" / "checkpoints" / "latest.pt")["update"] == done
+    assert update_of(tmp_path) == done > 0
     assert checkpoint.load(tmp_path / "saved" / "a2c" / "CartPole-v1.pt")["update"] == done
     time.sleep(0.3)
     assert not alive_in_session(process.pid)
+
+
+@pytest.mark.parametrize("backend", ["dummy", "subproc"])
+def test_a_signal_in_a_step_of_ten_seconds_is_no_crash_and_what_was_learned_is_kept(tmp_path, backend):
+    slow = "--env-name tests.probe_envs:Slow-v0 --env-kwargs seconds=10 since=15 --num-processes 2 --log-interval 1"
+    process = start(tmp_path, *slow.split(), "--vec-env", backend)
+    say(process, "Updates 3")
+    time.sleep(0.5)  # the fourth update of five steps begins with the step that takes so long
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not err.strip()
+    assert "continue with" in out
+    assert update_of(tmp_path) == 3
+    if backend == "dummy":
+        quick = f"{slow} --env-kwargs seconds=0 --resume run --num-env-steps 60"
+        resumed = start(tmp_path, *quick.split())
+        out, err = resumed.communicate(timeout=60)
+        assert resumed.returncode == 0, err
+        assert "every running episode begins anew" in out
+        assert update_of(tmp_path) == 6
+
+
+def test_a_signal_in_an_evaluation_keeps_the_update_and_a_resumed_run_evaluates_it(tmp_path):
+    never = "--env-name tests.probe_envs:Never-v0 --lr 0.05 --eval-interval 50 --eval-max-steps 1000000"
+    process = start(tmp_path, *never.split())
+    say(process, "Evaluating")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+    assert not err.strip()
+    assert update_of(tmp_path) == 50
+    shorter = f"{never} --resume run --eval-max-steps 20 --num-env-steps 4000"
+    resumed = start(tmp_path, *shorter.split())
+    out, err = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, err
+    assert out.count("Evaluation using 10 episodes") == 1
+    assert "cut after 20 steps" in out
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a_signal_while_it_imports_ends_it_without_a_word(tmp_path, sig):
+    process = start(tmp_path)
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():  # the first of what takes seconds
+        time.sleep(0.01)
+    process.send_signal(sig)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 128 + sig
 
 
 def test_a_signal_in_a_slow_update_still_ends_the_run_and_the_last_checkpoint_stands(tmp_path):

@@ -1,6 +1,9 @@
 """The loop's calls, and that a stopped run continues as if it had not been stopped."""
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +56,7 @@ def test_tape_of_the_loop(monkeypatch):
     tape = [entry for i, entry in enumerate(tape) if not (entry == "act" and "evaluate" in tape[:i])]
     rollout = ["schedule", "collect", *["act", "insert"] * 3, "update", "returns", "after"]
     evaluation_and_best = ["evaluate", "save"]
-    assert tape == ["tune", *rollout, "save", *rollout, "save", *evaluation_and_best, "save"]
+    assert tape == ["tune", "save", *rollout, "save", *rollout, *evaluation_and_best, "save", "save"]
 
 
 def final_state(folder):
@@ -201,22 +204,26 @@ def test_a_crash_of_an_environment_stops_the_run_with_its_reason(capsys):
     assert "the gripper is stuck" in capsys.readouterr().err
 
 
-def test_a_full_disk_stops_the_run_and_leaves_no_half_checkpoint(capsys, monkeypatch, tmp_path):
-    argv = "--env-name CartPole-v1 --num-env-steps 1600 --save-interval 5 --save-dir= --log-dir run"
-    original, calls = torch.save, []
-
-    def full(contents, path):
-        calls.append(path)
-        if len(calls) == 2:
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        original(contents, path)
-
-    monkeypatch.setattr(torch, "save", full)
-    assert main.main(argv.split()) == 1
-    assert "No space left on device" in capsys.readouterr().err
-    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["latest.pt"]
-    assert checkpoint.load("run/checkpoints/latest.pt")["update"] == 5
+@pytest.mark.parametrize("limit", [30_000, 60_000, 90_000, 120_000])
+def test_a_full_disk_stops_the_run_in_one_line_and_leaves_no_half_checkpoint(tmp_path, limit):
+    """No file may grow beyond the limit: neither checkpoints nor logs, whichever comes to it first."""
+    first = "--env-name CartPole-v1 --num-env-steps 1600 --save-dir= --log-dir run --torch-threads 1"
+    main.execute(arguments.parse(first.split()))
+    before = Path("run/checkpoints/latest.pt").read_bytes()
+    code = (
+        "import resource, sys, main; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}));"
+        "sys.exit(main.main('--resume run --num-env-steps 1e6 --log-interval 1 --save-interval 5000'.split()))"
+    )
+    command = [sys.executable, "-c", code.format(limit)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
+    assert ended.returncode == 1, ended.stderr
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert "File too large" in ended.stderr
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["latest.pt"]
+    assert not list(Path("run").glob(".*"))
+    assert checkpoint.load("run/checkpoints/latest.pt")["update"] >= 20
+    assert limit > 60_000 or Path("run/checkpoints/latest.pt").read_bytes() == before
 
 
 def test_same_seed_same_run_and_other_seed_other_run():

@@ -10,9 +10,9 @@ import torch
 
 import main
 from a2c_ppo_acktr import algo, arguments
-from a2c_ppo_acktr.process import Interrupted
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.run import Run
+from a2c_ppo_acktr.signals import Interrupted
 from a2c_ppo_acktr.storage.replay import Replay
 from tests.probe_envs import MatchObservation
 from tests.q_learning import THREE_STATES, a_step
@@ -53,7 +53,7 @@ def run_in_parts(argv, cut, monkeypatch, folder="parts"):
 def replay_of(folder):
     (path,) = (folder / "checkpoints").glob("replay-*.pt")
     assert path.name == final_state(folder)["replay"]
-    return checkpoint.load(path)
+    return checkpoint.read(path)
 
 
 SHORT = "--burn-in 2 --sequence-length 5 --sequence-interval 4 --core-size 6 --update-to-data 0.25"
@@ -147,7 +147,7 @@ def test_a_crash_between_the_two_files_leaves_a_pair_that_belongs_together(tmp_p
     assert main.main(["--torch-threads", "1", *argv.split()]) == 1
     state = final_state(tmp_path / "run")
     assert (state["update"], state["replay"]) == (5, "replay-5.pt")
-    assert checkpoint.load(tmp_path / "run" / "checkpoints" / "replay-5.pt")["valid"].sum() > 0
+    assert checkpoint.read(tmp_path / "run" / "checkpoints" / "replay-5.pt")["valid"].sum() > 0
 
 
 @pytest.mark.parametrize("which", ["best.pt", "7.pt"])

@@ -82,7 +82,7 @@ KEPT = {
 def test_what_learns_is_kept_wherever_it_lies_among_its_like(tmp_path, kind):
     owner = Owner(thing=KEPT[kind]())
     checkpoint.save(tmp_path / "a.pt", {"state": collect_state(owner)})
-    state = checkpoint.load(tmp_path / "a.pt")["state"]
+    state = checkpoint.read(tmp_path / "a.pt")["state"]
     before = copy.deepcopy(checkpoint.to_plain(state))
     disturb([owner.thing] if not isinstance(owner.thing, list | tuple | deque | dict) else owner.thing)
     assert not same(checkpoint.to_plain(collect_state(owner)), before)

@@ -10,9 +10,9 @@ import main
 from a2c_ppo_acktr import arguments
 from a2c_ppo_acktr.algo import A2C
 from a2c_ppo_acktr.envs import EnvConfig, families
-from a2c_ppo_acktr.process import Interrupted, StopOnSignals
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.signals import Interrupted, StopOnSignals
 from tests.test_loop import assert_same_state, final_state
 
 LINE = "--env-name CartPole-v1 --num-processes 3 --num-steps 16 --torch-threads 1 --save-dir="
@@ -81,7 +81,7 @@ def test_leaving_it_early_saves_and_resuming_continues_bit_for_bit(leave, capsys
     assert_same_state(state_of("whole"), state_of("run"))
 
 
-def test_an_exception_saves_nothing(monkeypatch, capsys):
+def test_an_exception_of_the_learner_saves_nothing(monkeypatch, capsys):
     update, calls = A2C.update, []
 
     def broken(learner, storage):
@@ -93,14 +93,19 @@ def test_an_exception_saves_nothing(monkeypatch, capsys):
     monkeypatch.setattr(A2C, "update", broken)
     with pytest.raises(ArithmeticError, match="of the third update"):
         list(training(9))
-    assert not Path("run/checkpoints").exists()
+    assert final_state(Path("run"))["update"] == 0
     assert "environment steps" not in capsys.readouterr().out
 
 
 def test_a_signal_before_the_last_update_is_over_counts_as_an_interruption(monkeypatch, capsys):
     """The consumer decides between updates; here at the last one."""
-    monkeypatch.setattr(StopOnSignals, "__enter__", lambda stop: setattr(stop, "requested", 2) or stop)
-    monkeypatch.setattr(StopOnSignals, "__exit__", lambda stop, *exception: None)
+
+    class Requested(StopOnSignals):
+        def __enter__(self):
+            self.requested = 2
+            return super().__enter__()
+
+    monkeypatch.setattr(main, "StopOnSignals", Requested)
     with pytest.raises(Interrupted):
         main.execute(arguments.parse([*LINE.split(), "--num-env-steps", "48", "--log-dir", "run"]))
     assert "continue with" in capsys.readouterr().out

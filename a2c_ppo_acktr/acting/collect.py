@@ -5,8 +5,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from a2c_ppo_acktr.interfaces import Actor, Decision, Ended, Environments, Episode, Original, Step, StepArrays
+from a2c_ppo_acktr.interfaces import (
+    Actor,
+    Decision,
+    Ended,
+    Environments,
+    Episode,
+    Original,
+    Step,
+    StepArrays,
+    UnreadableState,
+)
 from a2c_ppo_acktr.spaces import to_tensor, tree_map
 
 
@@ -20,11 +31,17 @@ class Stepper:
 
     def __init__(self, envs: Environments, algorithm: Actor) -> None:
         self.envs, self.algorithm, self.device = envs, algorithm, algorithm.device
-        self.obs = to_tensor(envs.reset(), self.device)
-        self.original = envs.original
-        self.signals = to_tensor(envs.signals, self.device)
-        self.carry = algorithm.initial_carry(envs.num_envs)
         self.ongoing = torch.ones(envs.num_envs, device=self.device)
+        self.unreadable: str | None = None
+        """Why the environments' states could not be read or set, where that should have gone."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a new episode everywhere."""
+        self.obs = to_tensor(self.envs.reset(), self.device)
+        self.original = self.envs.original
+        self.signals = to_tensor(self.envs.signals, self.device)
+        self.carry = self.algorithm.initial_carry(self.envs.num_envs)
         self.masks = torch.zeros_like(self.ongoing)
 
     def step(self, explore: bool) -> tuple[Step, StepArrays]:
@@ -73,10 +90,10 @@ class Stepper:
         assert reward is not None
         return Original(before[0], reward, next_obs, final_obs)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Observations, carries and, where they can be read, the environments' states."""
+    def state_dict(self, *, in_step: bool = False) -> dict[str, Any]:
+        """Observations, carries and, where they can be read, the environments' states: not in the middle of a step."""
         return {
-            "envs": self.envs.get_state(),
+            "envs": None if in_step else self._envs_state(),
             "state_kind": self.envs.state_kind,
             "obs": self.obs,
             "original": tree_map(torch.from_numpy, self.original[0]) if self.original is not None else None,
@@ -85,17 +102,41 @@ class Stepper:
             "masks": self.masks,
         }
 
+    def _envs_state(self) -> Any:
+        try:
+            return self.envs.get_state()
+        except UnreadableState as error:
+            self.unreadable = str(error)
+            return None
+
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Continue; returns whether running episodes continue too (else every environment begins a new one)."""
+        """Continue; returns whether running episodes continue too (else every environment begins a new one).
+
+        Raises:
+            ValueError: the state is of other observations.
+        """
         fits = state.get("state_kind", self.envs.state_kind) == self.envs.state_kind
         if state["envs"] is None or len(state["masks"]) != self.envs.num_envs or not fits:
+            self.begin()
             return False
-        self.envs.set_state(state["envs"])
-        self.obs, self.signals = to_tensor(state["obs"], self.device), to_tensor(state["signals"], self.device)
+        restored = tuple(to_tensor(state[name], self.device) for name in ("obs", "signals", "carry", "masks"))
+        tree_map(_check_shape, (self.obs, self.signals, self.carry, self.masks), restored)
+        try:
+            self.envs.set_state(state["envs"])
+        except UnreadableState as error:
+            self.unreadable = str(error)
+            self.begin()
+            return False
+        self.obs, self.signals, self.carry, self.masks = restored
         if (original := state.get("original")) is not None:
             self.original = tree_map(np.asarray, original), None, None
-        self.carry, self.masks = state["carry"].to(self.device), state["masks"].to(self.device)
         return True
+
+
+def _check_shape(own: Tensor, restored: Tensor) -> None:
+    if own.shape != restored.shape or own.dtype != restored.dtype:
+        shapes = f"{list(restored.shape)} of {restored.dtype}, expected {list(own.shape)} of {own.dtype}"
+        raise ValueError(f"what the environments gave is {shapes}")
 
 
 def finished_episodes(arrays: StepArrays) -> list[Episode]:
@@ -121,21 +162,30 @@ class Collector:
     def __init__(self, envs: Environments, algorithm: Actor, storage: Any) -> None:
         self.stepper, self.storage = Stepper(envs, algorithm), storage
         self.num_envs, self.num_steps, self.env_steps = envs.num_envs, storage.num_steps, 0
+        self.collecting = False
+        """Whether `collect` runs, or was left in the middle: the environments are ahead of what has been counted."""
 
     @torch.inference_mode()
     def collect(self) -> list[Episode]:
         """Take `num_steps` steps in every environment; returns the episodes that finished."""
         episodes: list[Episode] = []
+        self.collecting = True
         for _ in range(self.num_steps):
             step, arrays = self.stepper.step(explore=True)
             self.storage.insert(step)
             episodes += finished_episodes(arrays)
         self.env_steps += self.num_steps * self.num_envs
+        self.collecting = False
         return episodes
+
+    @property
+    def unreadable(self) -> str | None:
+        """See `Stepper`."""
+        return self.stepper.unreadable
 
     def state_dict(self) -> dict[str, Any]:
         """The count of steps, and the stepper's state."""
-        return {"env_steps": self.env_steps, "stepper": self.stepper.state_dict()}
+        return {"env_steps": self.env_steps, "stepper": self.stepper.state_dict(in_step=self.collecting)}
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Inverse of `state_dict`; returns what `Stepper.load_state_dict` does."""

@@ -104,15 +104,20 @@ def _forced_at(forced: Forced, space: Any) -> Callable[[int], Any]:
 
 
 class Scores:
-    """Returns and lengths of whole episodes.
+    """Returns and lengths of whole episodes, and of those that were cut.
 
     Args:
         quota: `[N]` episodes to count of each environment.
+        max_steps: steps after which an episode is cut: it counts as far as it came, and its environment, which stays
+            where it is, has played its quota. None cuts none.
     """
 
-    def __init__(self, quota: Sequence[int]) -> None:
-        self.quota, self.steps = quota, 0
+    def __init__(self, quota: Sequence[int], max_steps: int | None = None) -> None:
+        self.quota, self.max_steps, self.steps = list(quota), max_steps, 0
         self.episodes: list[list[tuple[float, int]]] = [[] for _ in quota]
+        self.lengths, self.returns = np.zeros(len(quota), np.int64), np.zeros(len(quota))
+        self.cut: list[int] = []
+        """Environments whose last episode was."""
 
     @property
     def complete(self) -> bool:
@@ -122,14 +127,29 @@ class Scores:
     def add(self, step: Step, arrays: StepArrays) -> None:
         """Take one step of all environments."""
         self.steps += 1
+        self.lengths += 1
+        self.returns += arrays.reward
         for env, episode_return, length in finished_episodes(arrays):
             if len(self.episodes[env]) < self.quota[env]:
                 self.episodes[env].append((episode_return, length))
+            self.lengths[env], self.returns[env] = 0, 0.0
+        if self.max_steps is not None and self.lengths.max() >= self.max_steps:
+            self._cut(self.max_steps)
+
+    def _cut(self, max_steps: int) -> None:
+        for env in (self.lengths >= max_steps).nonzero()[0]:
+            if len(self.episodes[env]) < self.quota[env]:
+                self.episodes[env].append((float(self.returns[env]), int(self.lengths[env])))
+                self.quota[env] = len(self.episodes[env])
+                self.cut.append(int(env))
+            self.lengths[env], self.returns[env] = 0, 0.0
 
     def result(self) -> dict[str, np.ndarray]:
-        """`returns` and `lengths`, environment after environment."""
+        """`returns` and `lengths`, environment after environment, and `cut`, the places of those that were."""
         episodes = [episode for own in self.episodes for episode in own]
-        return {"returns": np.array([r for r, _ in episodes]), "lengths": np.array([n for _, n in episodes])}
+        last = np.cumsum([len(own) for own in self.episodes]) - 1
+        returns, lengths = np.array([r for r, _ in episodes]), np.array([n for _, n in episodes])
+        return {"returns": returns, "lengths": lengths, "cut": np.sort(last[self.cut])}
 
 
 class Last(NamedTuple):

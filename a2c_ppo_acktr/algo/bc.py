@@ -50,6 +50,7 @@ from a2c_ppo_acktr.utils import UsageError
 
 Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 """Of steps `[B]` int64: a scalar with its graph, and metrics by the last part of their tags."""
+FIT_STATE = ("epochs", "waited", "finished", "best", "best_parameters", "last_parameters")
 TOLERANCE = 1e-4
 """Nats by which a loss must fall to count as better."""
 EVALUATION_BATCH = 512
@@ -114,7 +115,7 @@ class Fit:
     def begin(self) -> None:
         """Go on from the present parameters, for as many epochs as the first time."""
         self.epochs, self.waited, self.finished = 0, 0, False
-        self.best, self.best_parameters = math.inf, torch.zeros(0)
+        self.best, self.best_parameters, self.last_parameters = math.inf, torch.zeros(0), torch.zeros(0)
 
     def epoch(self, training: Tensor, held_out: Tensor) -> dict[str, Any]:
         """Learn from every step once; `finished` says whether that was the last time.
@@ -137,6 +138,7 @@ class Fit:
             metrics["validation_loss"] = self.compare(held_out)
         self.finished = self.epochs >= config.epochs or self.waited >= config.patience
         if self.finished and len(self.best_parameters) > 0:
+            self.last_parameters = self.parameters.detach().clone()
             self.parameters.data.copy_(self.best_parameters)
             metrics["validation_loss"] = self.best
         return metrics
@@ -144,8 +146,8 @@ class Fit:
     def fit(self, training: Tensor, held_out: Tensor) -> dict[str, Any]:
         """Epochs until it has finished; the metrics of the last one.
 
-        What it began with counts among the best: else the first epoch's, better or worse, would take its place in every
-        call, and a network that has long been fitted would be fitted to its steps more and more.
+        What it began with counts among the best: else a network that has long been fitted would take the first epoch's
+        parameters in every call, and be fitted to its steps more and more.
         """
         self.begin()
         if len(held_out) > 0:
@@ -165,13 +167,16 @@ class Fit:
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, but for network and optimizer."""
-        return {name: getattr(self, name) for name in ("epochs", "waited", "finished", "best", "best_parameters")}
+        return {name: getattr(self, name) for name in FIT_STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`; with more epochs or patience than it had, it goes on from its last epoch."""
         for name, value in state.items():
-            setattr(self, name, value)
-        self.best_parameters = self.best_parameters.to(self.parameters.device)
+            setattr(self, name, value.to(self.parameters.device) if isinstance(value, Tensor) else value)
+        over = self.epochs >= self.config.epochs or self.waited >= self.config.patience
+        if self.finished and not over and len(self.last_parameters) > 0:
+            self.parameters.data.copy_(self.last_parameters)
+        self.finished = over
 
 
 class BC(Algorithm):

@@ -270,12 +270,13 @@ class GAIL(Wrapper):
         self.mortal |= bool(storage.terminated.any())
         if self.absorbing and self.mortal:
             rewards = rewards - reward(self.discriminator(self.encode.absorbing(1, self.device)))
-        ended = (storage.terminated | storage.truncated).cpu().numpy()
+        begins = storage.masks.cpu().numpy() == 0.0
         running = self.running if self.running is not None else np.zeros(storage.num_envs)
+        if len(running) != storage.num_envs:  # of a resumed run that has others
+            running = np.zeros(storage.num_envs)
         sums = np.empty(rewards.shape)
         for t, row in enumerate(rewards.cpu().numpy()):
-            sums[t] = running = self.gamma * running + row
-            running = np.where(ended[t], 0.0, running)
+            sums[t] = running = np.where(begins[t], 0.0, self.gamma * running) + row
         self.running = running
         self.return_rms.update(sums.ravel())
         storage.rewards.copy_(rewards / math.sqrt(self.return_rms.var + 1e-8))
@@ -292,5 +293,7 @@ class GAIL(Wrapper):
             raise UsageError("--gail: the run was trained without it, so there is no discriminator to go on with")
         self.learner.load_state_dict(state)
         restore_state(self, state["gail"], self.counters, (*self.transient, "learner"))
-        self.running = None if self.running is None else np.array(self.running)
+        if self.running is not None:
+            self.running = np.array(self.running, np.float64)
+            assert self.running.ndim == 1, "gail.running: expected a number for each environment"
         self._freeze_statistics()

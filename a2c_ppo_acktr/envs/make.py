@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
 
 import gymnasium as gym
 from gymnasium import spaces
@@ -20,6 +19,7 @@ from a2c_ppo_acktr.envs.vector import DummyEnvs, Envs
 from a2c_ppo_acktr.envs.video.camera import Camera
 from a2c_ppo_acktr.envs.video.rendering import prepare_rendering
 from a2c_ppo_acktr.interfaces import AUXILIARY
+from a2c_ppo_acktr.process import available_cores
 from a2c_ppo_acktr.utils import UsageError
 
 ATARI_FRAME_STACK = 4
@@ -51,7 +51,7 @@ def choose_backend(env_id: str, num_envs: int, plain: bool) -> str:
     if plain and fits_native(env_id) and not (env_id in CARTPOLES and num_envs < MANY_CARTPOLES):
         return "native"
     costly = any(pattern.match(env_id) for pattern, family, _ in FAMILIES if family in COSTLY_FAMILIES)
-    return "subproc" if costly and num_envs >= MANY_COSTLY and (os.cpu_count() or 1) > 1 else "dummy"
+    return "subproc" if costly and num_envs >= MANY_COSTLY and available_cores() > 1 else "dummy"
 
 
 @functools.cache
@@ -130,7 +130,7 @@ def _make_backend(config: EnvConfig, num_envs: int, render_mode: str | None) -> 
         return make(config, num_envs, _is_plain(config, render_mode))
     factories = [functools.partial(make_env, config, render_mode)] * num_envs
     if config.vec_env == "subproc":
-        return SubprocEnvs(factories, min(num_envs, os.cpu_count() or 1), _clips_actions(config))
+        return SubprocEnvs(factories, min(num_envs, available_cores()), _clips_actions(config))
     return DummyEnvs(factories, _clips_actions(config))
 
 

@@ -1,7 +1,9 @@
 """Reading and setting the whole state of one environment as plain values, so that a resumed run is exact.
 
 Known are Gymnasium's classic control, MuJoCo and the Arcade Learning Environment, through every wrapper that this
-project puts around them; any other environment joins by defining `get_state() -> plain values` and `set_state(values)`.
+project puts around them; any other environment joins by defining `get_state()`, which gives plain values and arrays,
+and `set_state(values)`, which takes them. An environment may have methods of these names for a purpose of its own, so
+what fails there, or could not be saved, is no error: its episodes begin anew.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from gymnasium import wrappers as gym_wrappers
 from stable_baselines3.common import atari_wrappers
 
 from a2c_ppo_acktr.envs.wrappers import DeclareAuxiliary, FrameTap, HideObservations, ImageToChannelsFirst
+from a2c_ppo_acktr.interfaces import UnreadableState
+from a2c_ppo_acktr.plain import to_arrays, to_plain
 
 State = dict[str, Any]
 
@@ -40,7 +44,11 @@ CLASSIC_CONTROL_ATTRIBUTES = ("state", "steps_beyond_terminated", "last_u")
 
 
 def get_state(env: gym.Env) -> State | None:
-    """The state of `env` and of its random generator; None where it cannot be read."""
+    """The state of `env` and of its random generator; None where nobody knows how to read it.
+
+    Raises:
+        UnreadableState: the environment's own `get_state` fails, or gives what cannot be saved.
+    """
     layers: list[State] = []
     while isinstance(env, gym.Wrapper):
         names = WRAPPER_ATTRIBUTES.get(type(env))
@@ -52,15 +60,25 @@ def get_state(env: gym.Env) -> State | None:
     accessors = _core_accessors(env)
     if accessors is None:
         return None
-    return {"layers": layers, "core": accessors[0](), "rng": env.np_random.bit_generator.state}
+    try:
+        rng = env.np_random.bit_generator.state
+    except AttributeError as error:
+        raise UnreadableState(f"{type(env).__name__}.np_random: {error}") from error
+    return {"layers": layers, "core": accessors[0](), "rng": rng}
 
 
 def set_state(env: gym.Env, state: State) -> None:
-    """Inverse of `get_state`, for an environment built the same way that has been reset once."""
+    """Inverse of `get_state`, for an environment built the same way that has been reset once; arrays may be tensors.
+
+    Raises:
+        UnreadableState: the environment's own `set_state` fails.
+    """
+    state = to_arrays(state)
     for layer in state["layers"]:
         env = env.env if isinstance(env, FrameTap) else env
         assert isinstance(env, gym.Wrapper)
         for name, value in layer.items():
+            _check_alike(f"{type(env).__name__}.{name}", getattr(env, name), value)
             setattr(env, name, value)
         env = env.env
     accessors = _core_accessors(env)
@@ -79,8 +97,29 @@ def _core_accessors(env: Any) -> tuple[Callable[[], State], Callable[[State], No
     if module.startswith("ale_py"):
         return _ale_accessors(env)
     if callable(getattr(env, "get_state", None)) and callable(getattr(env, "set_state", None)):
-        return env.get_state, env.set_state
+        return _own_accessors(env)
     return None
+
+
+def _own_accessors(env: Any) -> tuple[Callable[[], State], Callable[[State], None]]:
+    """Those of the environment itself, where they are for this purpose."""
+    name = type(env).__name__
+
+    def get() -> State:
+        try:
+            state = env.get_state()
+            to_plain(state)
+        except Exception as error:  # code of the user's own
+            raise UnreadableState(f"{name}.get_state(): {error}") from error
+        return state
+
+    def set_(state: State) -> None:
+        try:
+            env.set_state(state)
+        except Exception as error:
+            raise UnreadableState(f"{name}.set_state(...): {error}") from error
+
+    return get, set_
 
 
 def _attributes_accessors(env: gym.Env, names: tuple[str, ...]) -> tuple[Callable[[], State], Callable[[State], None]]:
@@ -88,10 +127,20 @@ def _attributes_accessors(env: gym.Env, names: tuple[str, ...]) -> tuple[Callabl
 
     def set_attributes(state: State) -> None:
         for name in names:
-            value = state[name]
-            setattr(env, name, value.numpy() if hasattr(value, "numpy") else value)
+            _check_alike(name, getattr(env, name), state[name])
+            setattr(env, name, state[name])
 
     return lambda: {name: getattr(env, name) for name in names}, set_attributes
+
+
+def _check_alike(name: str, own: Any, value: Any) -> None:
+    """`ValueError` where a value from a file is no number, or not of the shape and kind of the environment's own."""
+    if own is None and value is None:
+        return
+    found, expected = np.asarray(value), np.asarray(0.0 if own is None else own)
+    fits = found.dtype.kind in "biuf" and (found.dtype.kind == "f") <= (expected.dtype.kind == "f")
+    if not fits or found.shape != expected.shape:
+        raise ValueError(f"the environment's {name} is {value!r}, expected something like {own!r}")
 
 
 def _mujoco_accessors(env: Any) -> tuple[Callable[[], State], Callable[[State], None]]:
@@ -110,9 +159,9 @@ def _mujoco_accessors(env: Any) -> tuple[Callable[[], State], Callable[[State], 
         return {"integration": integration, "arrays": {name: value.copy() for name, value in arrays().items()}}
 
     def set_(state: State) -> None:
-        mujoco.mj_setState(env.model, env.data, np.asarray(state["integration"]), kind)
+        mujoco.mj_setState(env.model, env.data, state["integration"], kind)
         for name, value in arrays().items():
-            saved = np.asarray(state["arrays"][name])
+            saved = state["arrays"][name]
             if saved.shape == value.shape:  # contact and constraint arrays vary in size and are made anew by a step
                 value[...] = saved
 

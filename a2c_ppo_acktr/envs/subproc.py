@@ -4,39 +4,83 @@ They talk through pipes. Waking two workers costs a step about 0.1 ms, whatever 
 frames adds 0.03 ms to the 1.4 ms that the environments take, which is what shared memory could save of.
 """
 
+import contextlib
 import multiprocessing
 import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
 
 from a2c_ppo_acktr.envs.vector import DummyEnvs, EnvFactory, EnvironmentCrash, Envs, join_steps
-from a2c_ppo_acktr.interfaces import StepArrays, Tree
+from a2c_ppo_acktr.interfaces import StepArrays, Tree, UnreadableState
+from a2c_ppo_acktr.signals import SIGNALS
 from a2c_ppo_acktr.spaces import concatenate
+from a2c_ppo_acktr.utils import UsageError
+
+LOOK_UPS = ("get_attr", "env_method")
+"""Requests that fail where there is no such attribute, which is no crash: SB3's `has_attr` asks in this way."""
 
 
 def _work(pipe: Any, factories: Sequence[EnvFactory], clip_actions: bool) -> None:
     """Serve one chunk of environments until the pipe closes, which it does when the parent dies, however it dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for signum in SIGNALS:  # what reaches the whole group is for the parent to decide; programs that we start get it
+        signal.signal(signum, lambda received, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     envs: DummyEnvs | None = None
     try:
         envs = DummyEnvs(factories, clip_actions)
         pipe.send(("spaces", (envs.observation_space, envs.action_space, envs.signal_spaces, envs.render_mode)))
         while True:
-            method, args, kwargs = pipe.recv()
-            pipe.send(("result", getattr(envs, method)(*args, **kwargs)))
+            pipe.send(_answer(envs, *pipe.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+    except UsageError as error:
+        pipe.send((UsageError, str(error)))
     except EnvironmentCrash as crash:
-        pipe.send(("error", str(crash)))
+        pipe.send((EnvironmentCrash, str(crash)))
     except Exception:  # whatever a third-party environment raises is reported where the user reads it
-        pipe.send(("error", traceback.format_exc()))
+        pipe.send((EnvironmentCrash, traceback.format_exc()))
     finally:
         if envs is not None:
             envs.close()
+
+
+def _answer(envs: DummyEnvs, method: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """What a method gives, or why it cannot; anything else that it raises ends the worker."""
+    try:
+        return "result", getattr(envs, method)(*args, **kwargs)
+    except UnreadableState as error:
+        return UnreadableState, str(error)
+    except AttributeError as error:
+        if method not in LOOK_UPS:
+            raise
+        return AttributeError, str(error)
+
+
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """What is started within never sees them: not the server that workers are forked from, nor they until they do."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_workers(pipes: Sequence[Any], processes: Sequence[Any]) -> None:
+    """Ask by closing their pipes, then insist."""
+    for pipe in pipes:
+        pipe.close()
+    deadline = time.monotonic() + 1.0
+    for process in processes:
+        process.join(timeout=max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 class SubprocEnvs(Envs):
@@ -55,11 +99,13 @@ class SubprocEnvs(Envs):
         self._slices: list[slice] = []
         self._pipes: list[Any] = []
         self._processes: list[Any] = []
+        self._end = Finalize(self, _end_workers, (self._pipes, self._processes), exitpriority=1)
         for chunk in np.array_split(np.arange(len(factories)), num_workers):
             parent, child = context.Pipe()
             own = [factories[i] for i in chunk]
             process = context.Process(target=_work, args=(child, own, clip_actions), daemon=True)
-            process.start()
+            with _blocked_signals():
+                process.start()
             child.close()
             self._slices.append(slice(int(chunk[0]), int(chunk[-1]) + 1))
             self._pipes.append(parent)
@@ -74,8 +120,10 @@ class SubprocEnvs(Envs):
         except (EOFError, ConnectionResetError) as error:
             code = self._processes[worker].exitcode
             raise EnvironmentCrash(f"environment worker {worker} died (exit code {code})") from error
-        if kind == "error":
+        if kind is EnvironmentCrash:
             raise EnvironmentCrash(f"in worker {worker}: {value}")
+        if kind in (UnreadableState, UsageError, AttributeError):
+            raise kind(value)
         return value
 
     def _send(self, worker: int, method: str, *args: Any, **kwargs: Any) -> None:
@@ -88,7 +136,15 @@ class SubprocEnvs(Envs):
         """Call `method` in all workers at once, each with the arguments for its environments."""
         for worker, part in enumerate(self._slices):
             self._send(worker, method, *args_of(part))
-        return [self._receive(worker) for worker in range(len(self._slices))]
+        results, unreadable = [], None
+        for worker in range(len(self._slices)):
+            try:
+                results.append(self._receive(worker))
+            except UnreadableState as error:  # once every answer has been taken from its pipe
+                unreadable = error
+        if unreadable is not None:
+            raise unreadable
+        return results
 
     def reset(self) -> Tree:
         """See `DummyEnvs`."""
@@ -114,15 +170,8 @@ class SubprocEnvs(Envs):
         self._each("set_state", lambda part: (state[part],))
 
     def close(self) -> None:
-        """End the workers: ask by closing their pipes, then insist."""
-        for pipe in self._pipes:
-            pipe.close()
-        deadline = time.monotonic() + 1.0
-        for process in self._processes:
-            process.join(timeout=max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
+        """End the workers, at the latest when the program ends."""
+        self._end()
 
     def _of_indices(self, method: str, indices: Any, *args: Any, **kwargs: Any) -> list[Any]:
         results = []

@@ -25,10 +25,10 @@ class Adam(torch.optim.Adam):
     def __init__(self, flat: nn.Parameter, *, lr: float, eps: float) -> None:
         super().__init__([flat], lr=lr, eps=eps, fused=True)
         self.small = flat.device.type == "cpu" and flat.numel() <= LARGEST
+        zeros = {name: torch.zeros_like(flat.data) for name in ("exp_avg", "exp_avg_sq")}
+        self.state[flat] = {"step": torch.tensor(0.0, device=flat.device)} | zeros
         if self.small:
             self.scratch = np.empty(flat.numel(), np.float32)
-            zeros = {name: torch.zeros_like(flat.data) for name in ("exp_avg", "exp_avg_sq")}
-            self.state[flat] = {"step": torch.tensor(0.0)} | zeros
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; `closure` is torch's, and for large parameters alone."""

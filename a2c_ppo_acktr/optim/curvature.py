@@ -234,10 +234,19 @@ class Factor:
         """As plain tensors."""
         return {"moment": self.moment, "values": self.values, "vectors": self.vectors}
 
-    def load_state_dict(self, state: dict[str, Tensor | None], device: torch.device) -> None:
-        """Inverse of `state_dict`."""
-        for name, tensor in state.items():
-            setattr(self, name, None if tensor is None else tensor.to(device))
+    def load_state_dict(self, state: dict[str, Tensor | None], size: int, device: torch.device) -> None:
+        """Inverse of `state_dict`, of a factor `[size, size]`; `ValueError` where it is of another one."""
+        self.moment, self.vectors = (checked(state[name], (size, size), device) for name in ("moment", "vectors"))
+        self.values = checked(state["values"], (size,), device)
+
+
+def checked(tensor: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+    """A tensor of a checkpoint, moved to `device`; `ValueError` where it is not of `shape` and of finite numbers."""
+    if tensor is None:
+        return None
+    if tensor.shape != shape or not tensor.dtype.is_floating_point or not tensor.isfinite().all():
+        raise ValueError(f"curvature of shape {list(tensor.shape)}, expected {list(shape)}")
+    return tensor.to(device)
 
 
 def damped_inverses(inputs: Tensor, outputs: Tensor, damping: float) -> tuple[Tensor, Tensor] | None:

@@ -33,14 +33,15 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from a2c_ppo_acktr.flags import flag
-from a2c_ppo_acktr.optim.curvature import Factor, damped_inverses, faster_device, find_layers
+from a2c_ppo_acktr.optim.curvature import Factor, checked, damped_inverses, faster_device, find_layers
+from a2c_ppo_acktr.plain import misfit
 from a2c_ppo_acktr.utils import UsageError
 
 
@@ -69,6 +70,18 @@ class _Curvature:
     outputs: Factor
     inverses: tuple[Tensor, Tensor] | None = None
     velocity: Tensor | None = None
+
+
+class KFACState(TypedDict):
+    """See `KFAC.state_dict`."""
+
+    steps: int
+    failures: int
+    input_of: list[int]
+    inputs: list[dict[str, Tensor | None]]
+    outputs: list[dict[str, Tensor | None]]
+    inverses: list[tuple[Tensor, Tensor] | None]
+    velocities: list[Tensor | None]
 
 
 class KFAC(torch.optim.Optimizer):
@@ -233,10 +246,8 @@ class KFAC(torch.optim.Optimizer):
         return outputs.vectors @ inner @ inputs.vectors.T
 
     def state_dict(self) -> dict[str, Any]:
-        """Statistics, inverses and steps."""
+        """Statistics, inverses and steps; learning rates are for whoever builds it to say."""
         return {
-            "lr": self.param_groups[0]["lr"],
-            "initial_lr": self.initial_lr,
             "steps": self.steps,
             "failures": self.failures,
             "input_of": self.input_of,
@@ -247,15 +258,24 @@ class KFAC(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`; `ValueError` where it is of other layers."""
+        if wrong := misfit(state, KFACState, ""):
+            raise ValueError(wrong)
+        if self.input_of and state["input_of"] != self.input_of:
+            raise ValueError(f"input_of is {state['input_of']}, expected {self.input_of}")
         device = self.param_groups[0]["params"][0].device
-        self.param_groups[0]["lr"], self.initial_lr = state["lr"], state["initial_lr"]
         self.steps, self.failures, self.input_of = state["steps"], state["failures"], state["input_of"]
-        self.inputs = [Factor() for _ in state["inputs"]]
-        pairs = [*zip(self.inputs, state["inputs"], strict=True)]
-        pairs += [*zip((curvature.outputs for curvature in self.curvatures), state["outputs"], strict=True)]
-        for factor, stored in pairs:
-            factor.load_state_dict(stored, device)
-        for curvature, inverses, velocity in zip(self.curvatures, state["inverses"], state["velocities"], strict=True):
-            curvature.inverses = None if inverses is None else (inverses[0].to(device), inverses[1].to(device))
-            curvature.velocity = None if velocity is None else velocity.to(device)
+        self.inputs = [Factor() for _ in range(max(self.input_of, default=-1) + 1)]
+        layers = zip(self.layers, self.curvatures, self.input_of, strict=True)
+        stored = zip(state["outputs"], state["inverses"], state["velocities"], strict=True)
+        for (layer, curvature, number), (outputs, inverses, velocity) in zip(layers, stored, strict=True):
+            rows, columns = layer.value().shape
+            self.inputs[number].load_state_dict(state["inputs"][number], columns, device)
+            curvature.outputs.load_state_dict(outputs, rows, device)
+            curvature.velocity = checked(velocity, (rows, columns), device)
+            curvature.inverses = None
+            if inverses is not None:
+                first, second = (checked(one, (n, n), device) for one, n in zip(inverses, (columns, rows), strict=True))
+                assert first is not None
+                assert second is not None
+                curvature.inverses = first, second

@@ -15,18 +15,21 @@ class Clock:
 
     def __init__(self, interval: int | None, seconds: float, share: float = 0.05) -> None:
         self.interval, self.seconds, self.share = interval, seconds, share
-        self.next = time.monotonic() + seconds
+        self.rested = time.monotonic()
+        self.next = self.rested + seconds
 
-    def due(self, update: int) -> bool:
-        """Ask once per update; True restarts the wait."""
+    def due(self, update: int, *, soon: bool = False) -> bool:
+        """Ask once per update; True restarts the wait. `soon` waits for the share of the time alone."""
         if self.interval is not None:
             return update % self.interval == 0
         now = time.monotonic()
-        if now < self.next:
+        if now < (self.rested if soon else self.next):
             return False
         self.next = now + self.seconds
         return True
 
     def took(self, seconds: float) -> None:
         """What was due has been done: wait until it has been no more than its share of the time."""
-        self.next = time.monotonic() + max(self.seconds, seconds / self.share)
+        now = time.monotonic()
+        self.rested = now + seconds / self.share
+        self.next = max(now + self.seconds, self.rested)

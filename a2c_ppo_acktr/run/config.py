@@ -15,10 +15,15 @@ class LogConfig:
     log_dir: str | None = flag(None, "run folder (default: runs/<env>__<algo>__<seed>__<time>); nothing is deleted")
     log_interval: int | None = flag(None, "updates between metric lines (default: lines at least 1 s apart)", low=1)
     save_dir: str = flag("./trained_models/", "folder for <algo>/<env-name>.pt, a copy of the latest checkpoint")
-    save_interval: int | None = flag(None, "updates between checkpoints (default: at least 60 s apart)", low=1)
+    save_interval: int | None = flag(
+        None, "updates between checkpoints (default: 60 s apart, and after updates of more than 3 s)", low=1
+    )
     checkpoint_interval: int = flag(0, "updates between numbered checkpoints that are kept; 0 is none", low=0)
-    eval_interval: int | None = flag(None, "updates between evaluations (default: none)", low=1)
+    eval_interval: int | None = flag(
+        None, "updates between evaluations, the last one at the end (default: none)", low=1
+    )
     eval_episodes: int = flag(10, "episodes of an evaluation", low=1)
+    eval_max_steps: int = flag(27_000, "steps after which an evaluation cuts an episode; 27000 is Atari's limit", low=1)
 
     exp_name: str | None = flag(None, "name of the experiment: begins the run folder's name and groups W&B's runs")
     config_file_name: str | None = flag(None, "which queued experiment this is; recorded in config.json and W&B")

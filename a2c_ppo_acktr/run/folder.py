@@ -1,12 +1,15 @@
 """A run folder seen from outside: how far its run came, whether it can go on, and the command that does it."""
 
+import contextlib
 import csv
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from a2c_ppo_acktr import trust
+from a2c_ppo_acktr import files, trust
+from a2c_ppo_acktr.utils import UsageError
 
 BLOCK = 4096
 """Bytes that hold the last row of `progress.csv` but for very long ones."""
@@ -17,6 +20,21 @@ def train_command(folder: Path, flags: list[str]) -> list[str]:
     if latest_checkpoint(folder).is_file():
         return [sys.executable, "main.py", "--resume", str(folder), *trust.repeat_flags(flags)]
     return [sys.executable, "main.py", *flags, "--log-dir", str(folder)]
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold a run, so that no other process goes on with it meanwhile.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.claim(folder))
+        except BlockingIOError:
+            raise UsageError(f"{folder}: another process is at this run; wait for its end, or stop it") from None
+        yield
 
 
 def latest_checkpoint(folder: Path) -> Path:

@@ -1,9 +1,11 @@
 """What a run tells: console, CSV files, TensorBoard and, through its tracker, W&B."""
 
+import contextlib
 import csv
 import json
 import math
 import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,6 +43,17 @@ AS_IT_IS: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 """How files are read and written again that may have been damaged: what is no text stays what it is."""
 
 
+def quiet_writers() -> None:
+    """Let TensorBoard's threads fail without a traceback: what failed there is raised at the next line again."""
+    tell = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
+            tell(failed)
+
+    threading.excepthook = hook
+
+
 class Logger:
     """Episodes and metrics of a run.
 
@@ -64,6 +77,7 @@ class Logger:
         tell_all: bool = False,
     ) -> None:
         self.folder, self.total_steps, self.tell_all = folder, total_steps, tell_all
+        purge_step = state["step"] + 1 if state is not None else None  # the points at `step` itself are not newer
         state = state or {"step": 0, "progress_rows": 0, "monitor_rows": [0] * num_envs, "seconds": 0.0, "recent": []}
         self.step = self.first_step = state["step"]
         self.seconds_before = state["seconds"]
@@ -80,8 +94,9 @@ class Logger:
                 monitor.write(f"#{header}\nr,l,t\n")
                 monitor.flush()
             self.monitors.append(monitor)
-        self.tensorboard = SummaryWriter(str(folder), purge_step=self.step if self.step else None)
+        self.tensorboard = SummaryWriter(str(folder), purge_step=purge_step)
         self.tracker: Any = None
+        self.said: set[str] = set()
         self.console = Console(highlight=False)
         self.bar: Bar | None = None
         self.next_line, self.untold = self.start, ""
@@ -188,6 +203,12 @@ class Logger:
             csv.DictWriter(file, self.columns, restval="").writerow(row)
         self.progress_rows += 1
 
+    def say_once(self, key: str, text: str) -> None:
+        """`say`, the first time that there is something to say of `key`."""
+        if key not in self.said:
+            self.said.add(key)
+            self.say(text)
+
     def say(self, text: str) -> None:
         """One line for the user, above the progress bar."""
         text = printable(text)
@@ -227,26 +248,28 @@ class Logger:
         }
 
     def close(self, exit_code: int = 0) -> None:
-        """Close files and bar, and end what is tracked."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=self.step)
-            self.bar.stop()
-        for monitor in self.monitors:
-            monitor.close()
-        self.tensorboard.close()
-        if self.tracker is not None:
-            self.tracker.close(exit_code)
+        """Close files and bar, and end what is tracked; each of them, though the disk be full."""
+        with contextlib.ExitStack() as stack:
+            if self.tracker is not None:
+                stack.callback(self.tracker.close, exit_code)
+            stack.callback(self.tensorboard.close)
+            for monitor in self.monitors:
+                stack.callback(monitor.close)
+            if self.bar is not None:
+                self.bar.update(self.task, completed=self.step)
+                self.bar.stop()
 
 
 def _keep_rows(path: Path, header_lines: int, rows: int) -> tuple[list[str], int]:
     """Cut a CSV file down to its header and first `rows` rows; the columns of its last header line, and its rows."""
     if not path.exists():
         return [], 0
-    lines = path.read_text(**AS_IT_IS).splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)
     kept = lines[: header_lines + rows]
     if len(kept) < len(lines):
-        write_atomically(path, lambda temporary: temporary.write_text("".join(kept), **AS_IT_IS))
-    return next(csv.reader(kept[header_lines - 1 : header_lines]), []), max(0, len(kept) - header_lines)
+        write_atomically(path, lambda temporary: temporary.write_bytes(b"".join(kept)))
+    header = b"".join(kept[header_lines - 1 : header_lines]).decode("utf-8", "replace")
+    return next(csv.reader([header]), []), max(0, len(kept) - header_lines)
 
 
 def _rewrite_with_columns(path: Path, columns: list[str]) -> None:
