@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -155,12 +156,17 @@ class KeyValues(argparse.Action):
         setattr(namespace, self.dest, pairs)
 
 
+WORDS: dict[str, Any] = {"true": True, "false": False, "inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+"""Values that are no literals of Python."""
+
+
 def read_value(text: str) -> Any:
-    """A Python literal, else the text itself; in a flat list, words need no quotes."""
+    """A Python literal, else the text itself, such as 001 and 1_0; in a flat list, words need no quotes."""
+    if text in WORDS:
+        return WORDS[text]
     with contextlib.suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
+        return text if isinstance(value, int | float) and "_" in text else value
     if text.startswith("[") and text.endswith("]"):
         return [read_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
-    with contextlib.suppress(ValueError):
-        return float(text)  # inf and nan, which are no literals
     return text.strip("'\"")
