@@ -1,13 +1,14 @@
 """Train: `python main.py --algo ppo --env-name CartPole-v1`. The loop that every algorithm shares."""
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.acting.collect import Collector
-from a2c_ppo_acktr.envs import describe, make_vec_envs
+from a2c_ppo_acktr.envs import describe, make_vec_envs, remarks
 from a2c_ppo_acktr.envs.families import kind_of_observations
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.envs.video.rendering import prepare_rendering
@@ -24,7 +25,7 @@ from a2c_ppo_acktr.process import (
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.clone import clone_parameters
 from a2c_ppo_acktr.run.run import Diverged, Run
-from a2c_ppo_acktr.seeding import preserve_rng, seed_everything
+from a2c_ppo_acktr.seeding import env_seed, preserve_rng, seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace
 from a2c_ppo_acktr.utils import UsageError
 from evaluate import evaluate
@@ -88,19 +89,26 @@ def loop(parts: Parts) -> Iterator[Progress]:
 def build(args: arguments.RunConfig) -> Iterator[Parts]:
     """Build, or load, what the flags describe; close it in the end."""
     resumed = checkpoint.load(args.log.resume) if args.log.resume is not None else None
+    if resumed is not None and resumed["normalizer"] is None:
+        args = dataclasses.replace(args, env=dataclasses.replace(args.env, normalize_env=False))
     demonstrations = load_demonstrations(args)
     with contextlib.ExitStack() as stack:
         video = args.log.capture_video
-        envs = make_vec_envs(args.env, args.num_processes, args.seed, gamma=args.gamma, capture_video=video)
+        seed = env_seed(args.seed, "training")
+        envs = make_vec_envs(args.env, args.num_processes, seed, gamma=args.gamma, capture_video=video)
         stack.callback(envs.close)
         algorithm = make_algorithm(args, envs, demonstrations)
         clone(args, algorithm, envs, resumed)
         storage = algorithm.make_storage(args.num_steps, args.num_processes)
-        collector = algorithm.make_collector(envs, storage)
+        try:
+            collector = algorithm.make_collector(envs, storage)
+        except EnvironmentCrash as error:  # in the first reset, before anything exists
+            raise UsageError(f"--env-name {args.env.env_name}: {error}") from error
         settings = arguments.to_plain(args)
         run = Run(args.log, settings, algorithm, collector, envs.normalizer, resumed, envs.camera)
         stack.callback(run.close)
-        run.logger.say(f"{describe(args.env.env_name, envs)}; {storage.describe()}")
+        for line in (f"{describe(args.env.env_name, envs)}; {storage.describe()}", *remarks(args.env, envs)):
+            run.logger.say(line)
         yield Parts(args, envs, algorithm, storage, collector, run)
 
 
@@ -133,7 +141,7 @@ def evaluate_now(args: arguments.RunConfig, algorithm: algo.Algorithm, envs: Env
     """Returns and lengths of `eval_episodes` deterministic episodes, without a trace in the training."""
     with preserve_rng():
         num_envs = min(max(args.num_processes, EVAL_ENVS), args.log.eval_episodes)
-        seed = args.seed + args.num_processes
+        seed = env_seed(args.seed, "selection")
         eval_envs = make_vec_envs(args.env, num_envs, seed, gamma=args.gamma, training=False)
         with contextlib.closing(eval_envs):
             if envs.normalizer is not None and eval_envs.normalizer is not None:

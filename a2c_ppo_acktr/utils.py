@@ -31,7 +31,7 @@ def linear_decay(initial: float, env_steps: int, total: int) -> float:
 
 
 def import_from_here(name: str, flag: str) -> Any:
-    """What `module:attribute` names, also in the working directory, wherever main.py lies.
+    """What `module:attribute`, or `module` alone, names, also in the working directory, wherever main.py lies.
 
     Raises:
         UsageError: it cannot be imported; the line begins with the flag that named it.
@@ -41,6 +41,7 @@ def import_from_here(name: str, flag: str) -> Any:
     if here not in sys.path:
         sys.path.append(here)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
+        return getattr(found, attribute) if attribute else found
     except (Exception, SystemExit) as error:  # whatever a module of the user's own raises
         raise UsageError(f"{flag} {name}: {' '.join(str(error).split()) or type(error).__name__}") from error

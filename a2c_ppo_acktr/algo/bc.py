@@ -225,7 +225,7 @@ class BC(Algorithm):
         """The part of `imitate` that needs no actions."""
         self.demonstrations, self.normalizer = demonstrations, normalizer
         if normalizer is not None:
-            normalizer.obs_rms.update(demonstrations.obs)
+            normalizer.learn_from(demonstrations.obs)
             normalizer.training = False
         held_out = hold_out(demonstrations.episodes, self.config.validation)
         self.training, self.held_out = (torch.from_numpy(np.flatnonzero(chosen)) for chosen in (~held_out, held_out))

@@ -12,7 +12,14 @@ import numpy as np
 from gymnasium import wrappers as gym_wrappers
 from stable_baselines3.common import atari_wrappers
 
-from a2c_ppo_acktr.envs.wrappers import DeclareAuxiliary, FrameTap, HideObservations, ImageToChannelsFirst
+from a2c_ppo_acktr.envs.border import Border
+from a2c_ppo_acktr.envs.wrappers import (
+    DeclareAuxiliary,
+    FrameTap,
+    HideObservations,
+    ImageToChannelsFirst,
+    RescaleActions,
+)
 
 State = dict[str, Any]
 
@@ -29,8 +36,10 @@ WRAPPER_ATTRIBUTES: dict[type, tuple[str, ...]] = {
     atari_wrappers.WarpFrame: (),
     atari_wrappers.ClipRewardEnv: (),
     atari_wrappers.EpisodicLifeEnv: ("lives", "was_real_done"),
+    Border: ("episode_returns", "episode_lengths"),
     FrameTap: (),
     ImageToChannelsFirst: (),
+    RescaleActions: (),
     HideObservations: (),
     DeclareAuxiliary: (),
 }

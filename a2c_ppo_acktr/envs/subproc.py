@@ -15,23 +15,36 @@ import numpy as np
 
 from a2c_ppo_acktr.envs.vector import DummyEnvs, EnvFactory, EnvironmentCrash, Envs, join_steps
 from a2c_ppo_acktr.interfaces import StepArrays, Tree
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.spaces import concatenate
+from a2c_ppo_acktr.utils import UsageError
+
+REACHING_IN = ("get_attr", "set_attr", "env_method", "env_is_wrapped")
+"""What fails without harm: the environments go on."""
 
 
-def _work(pipe: Any, factories: Sequence[EnvFactory], clip_actions: bool) -> None:
+def _work(pipe: Any, factories: Sequence[EnvFactory], clip_actions: bool, first: int, seed: int) -> None:
     """Serve one chunk of environments until the pipe closes, which it does when the parent dies, however it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     envs: DummyEnvs | None = None
+    seed_everything(seed + first)  # environments may draw from the generators of the whole process
     try:
-        envs = DummyEnvs(factories, clip_actions)
+        envs = DummyEnvs(factories, clip_actions, first)
         pipe.send(("spaces", (envs.observation_space, envs.action_space, envs.signal_spaces, envs.render_mode)))
         while True:
             method, args, kwargs = pipe.recv()
-            pipe.send(("result", getattr(envs, method)(*args, **kwargs)))
+            try:
+                pipe.send(("result", getattr(envs, method)(*args, **kwargs)))
+            except AttributeError as error:
+                if method not in REACHING_IN:
+                    raise
+                pipe.send(("missing", str(error)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except EnvironmentCrash as crash:
         pipe.send(("error", str(crash)))
+    except UsageError as error:
+        pipe.send(("refused", str(error)))
     except Exception:  # whatever a third-party environment raises is reported where the user reads it
         pipe.send(("error", traceback.format_exc()))
     finally:
@@ -46,11 +59,20 @@ class SubprocEnvs(Envs):
         factories: one per environment; functions that can be pickled.
         num_workers: processes; environments are spread evenly, in order.
         clip_actions: keep continuous actions within their bounds.
+        seed: of the random generators that the whole of a worker shares, NumPy's global one among them.
+        first: the number of the first environment, where these are part of more.
     """
 
     backend = "subproc"
 
-    def __init__(self, factories: Sequence[EnvFactory], num_workers: int, clip_actions: bool = True) -> None:
+    def __init__(
+        self,
+        factories: Sequence[EnvFactory],
+        num_workers: int,
+        clip_actions: bool = True,
+        seed: int = 0,
+        first: int = 0,
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
         self._slices: list[slice] = []
         self._pipes: list[Any] = []
@@ -58,7 +80,9 @@ class SubprocEnvs(Envs):
         for chunk in np.array_split(np.arange(len(factories)), num_workers):
             parent, child = context.Pipe()
             own = [factories[i] for i in chunk]
-            process = context.Process(target=_work, args=(child, own, clip_actions), daemon=True)
+            process = context.Process(
+                target=_work, args=(child, own, clip_actions, first + int(chunk[0]), seed), daemon=True
+            )
             process.start()
             child.close()
             self._slices.append(slice(int(chunk[0]), int(chunk[-1]) + 1))
@@ -76,6 +100,10 @@ class SubprocEnvs(Envs):
             raise EnvironmentCrash(f"environment worker {worker} died (exit code {code})") from error
         if kind == "error":
             raise EnvironmentCrash(f"in worker {worker}: {value}")
+        if kind == "refused":
+            raise UsageError(value)
+        if kind == "missing":
+            raise AttributeError(value)
         return value
 
     def _send(self, worker: int, method: str, *args: Any, **kwargs: Any) -> None:
