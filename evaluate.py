@@ -27,7 +27,7 @@ from a2c_ppo_acktr.files import check_writable, write_named
 from a2c_ppo_acktr.interfaces import Step, StepArrays
 from a2c_ppo_acktr.process import default_threads, set_threads
 from a2c_ppo_acktr.run import checkpoint
-from a2c_ppo_acktr.seeding import seed_everything
+from a2c_ppo_acktr.seeding import env_seed, seed_everything
 from a2c_ppo_acktr.spaces import UnsupportedSpace, is_image
 from a2c_ppo_acktr.utils import UsageError, printable
 
@@ -117,7 +117,7 @@ def load_agent(
         path: a checkpoint.
         env_name: another environment than the one it was trained in.
         num_envs: N.
-        seed: of the first environment.
+        seed: of the environments, whatever seed trained the agent (see `seeding.env_seed`).
         render_mode: as Gymnasium's.
         vec_env: another backend than the one it was trained with, such as `dummy`, whose environments have attributes.
         trusted: modules that the checkpoint names and that may be imported, which runs them: True is all.
@@ -131,9 +131,11 @@ def load_agent(
     config = dataclasses.replace(
         args.env,
         env_name=env_name or args.env.env_name,
+        normalize_env=args.env.normalize_env and contents["normalizer"] is not None,
         vec_env=vec_env or (args.env.vec_env if render_mode is None else "dummy"),
     )
-    envs = make_vec_envs(config, num_envs, seed, gamma=args.gamma, training=False, render_mode=render_mode)
+    first = env_seed(seed, "test")
+    envs = make_vec_envs(config, num_envs, first, gamma=args.gamma, training=False, render_mode=render_mode)
     set_threads(default_threads(images=is_image(envs.observation_space)))
     try:
         algorithm = algo.make(args.algo, args.config, envs.spaces)

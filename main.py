@@ -18,7 +18,7 @@ import numpy as np
 
 from a2c_ppo_acktr import algo, arguments
 from a2c_ppo_acktr.acting.collect import Collector
-from a2c_ppo_acktr.envs import describe, make_vec_envs
+from a2c_ppo_acktr.envs import describe, make_vec_envs, remarks
 from a2c_ppo_acktr.envs.families import kind_of_observations, resolve
 from a2c_ppo_acktr.envs.vector import EnvironmentCrash, Envs
 from a2c_ppo_acktr.envs.video.rendering import prepare_rendering
@@ -30,7 +30,7 @@ from a2c_ppo_acktr.run.clone import clone_parameters
 from a2c_ppo_acktr.run.folder import claim
 from a2c_ppo_acktr.run.logger import quiet_writers
 from a2c_ppo_acktr.run.run import Run
-from a2c_ppo_acktr.seeding import onward, preserve_rng, seed_everything
+from a2c_ppo_acktr.seeding import env_seed, onward, preserve_rng, seed_everything
 from a2c_ppo_acktr.signals import Interrupted, StopOnSignals, ctrl_c_waits
 from a2c_ppo_acktr.spaces import UnsupportedSpace
 from a2c_ppo_acktr.utils import Diverged, UsageError, printable
@@ -118,8 +118,10 @@ def build(args: arguments.RunConfig) -> Iterator[Parts]:
         if (folder := checkpoint.continued_folder(args.log)) is not None:
             stack.enter_context(claim(folder))  # before it is read: nobody else goes on with it
         resumed = checkpoint.load(args.log.resume) if args.log.resume is not None else None
+        if resumed is not None and resumed["normalizer"] is None:
+            args = dataclasses.replace(args, env=dataclasses.replace(args.env, normalize_env=False))
         steps = resumed["collector"]["env_steps"] if resumed is not None else 0
-        seed, video = onward(args.seed, steps), args.log.capture_video
+        seed, video = env_seed(onward(args.seed, steps), "training"), args.log.capture_video
         with no_exit(f"--env-name {args.env.env_name}"):
             envs = make_vec_envs(args.env, args.num_processes, seed, gamma=args.gamma, capture_video=video)
         stack.callback(envs.close)
@@ -127,12 +129,16 @@ def build(args: arguments.RunConfig) -> Iterator[Parts]:
             algorithm = make_algorithm(args, envs, demonstrations)
         clone(args, algorithm, envs, resumed)
         storage = algo.make_storage(algorithm, args.num_steps, args.num_processes)
-        with no_exit(f"--env-name {args.env.env_name}"):
-            collector = algorithm.make_collector(envs, storage)
+        try:
+            with no_exit(f"--env-name {args.env.env_name}"):
+                collector = algorithm.make_collector(envs, storage)
+        except EnvironmentCrash as error:  # in the first reset, before anything exists
+            raise UsageError(f"--env-name {args.env.env_name}: {error}") from error
         settings, as_before = arguments.to_plain(args), resumed is None or continues(args, resumed)
         run = Run(args.log, settings, algorithm, collector, envs.normalizer, resumed, envs.camera, as_before=as_before)
         stack.callback(run.close)
-        for line in (f"{describe(args.env.env_name, envs)}; {storage.describe()}", *algorithm.remarks()):
+        told = [*remarks(args.env, envs), *algorithm.remarks()]
+        for line in (f"{describe(args.env.env_name, envs)}; {storage.describe()}", *told):
             run.logger.say(line)
         yield Parts(args, envs, algorithm, storage, collector, run)
 
@@ -195,7 +201,7 @@ def evaluate_now(args: arguments.RunConfig, algorithm: algo.Algorithm, envs: Env
     """Returns and lengths of `eval_episodes` deterministic episodes, without a trace in the training."""
     with preserve_rng():
         num_envs = min(max(args.num_processes, EVAL_ENVS), args.log.eval_episodes)
-        seed = args.seed + args.num_processes
+        seed = env_seed(args.seed, "selection")
         eval_envs = make_vec_envs(args.env, num_envs, seed, gamma=args.gamma, training=False)
         with contextlib.closing(eval_envs):
             if envs.normalizer is not None and eval_envs.normalizer is not None:

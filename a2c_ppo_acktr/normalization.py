@@ -3,6 +3,10 @@
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
+
+from a2c_ppo_acktr.interfaces import Tree
+from a2c_ppo_acktr.spaces import change_leaves, is_image, leaf_shape, space_map, tree_map
 
 
 class RunningMeanStd:
@@ -11,15 +15,21 @@ class RunningMeanStd:
     Args:
         shape: shape of one sample.
         epsilon: weight of the prior (mean 0, variance 1) that keeps the first divisions finite.
+        anchored: where the first batch is more than the prior's deviation from 0, the prior's mean is the batch's. Far
+            from there it would look like variance: of mean 1e5 and deviation 1, it shows 3 after 100,000 samples.
     """
 
-    def __init__(self, shape: tuple[int, ...] = (), epsilon: float = 1e-4) -> None:
+    def __init__(self, shape: tuple[int, ...] = (), epsilon: float = 1e-4, *, anchored: bool = False) -> None:
         self.mean = np.zeros(shape, np.float64)
         self.var = np.ones(shape, np.float64)
-        self.count = epsilon
+        self.count = self.epsilon = epsilon
+        self.anchored = anchored
 
     def update(self, batch: np.ndarray) -> None:
         """Take in `batch: [B, *shape]`, in sums of deviations from the mean so far."""
+        if self.anchored and self.count <= self.epsilon:
+            first = batch.mean(0, dtype=np.float64)
+            self.mean = np.where(np.abs(first) > 1.0, first, self.mean)
         deviations, total = batch - self.mean, self.count + len(batch)
         first, second = np.add.reduce(deviations), np.add.reduce(deviations * deviations)
         shift = first / total
@@ -56,8 +66,11 @@ class RunningMeanStd:
 class Normalizer:
     """Observations to mean 0 and variance 1, rewards to unit variance of the discounted return (as OpenAI Baselines).
 
+    Of nested observations every leaf by itself; what `is_normalized` denies stays as it is. The one difference to
+    Baselines is where the statistics of observations begin: see `RunningMeanStd.anchored`.
+
     Args:
-        shape: shape of one observation.
+        space: of one observation.
         num_envs: N, the environments whose discounted returns are followed.
         gamma: discount of the return whose deviation scales rewards.
         clip: bound of normalized observations and rewards.
@@ -65,23 +78,34 @@ class Normalizer:
     """
 
     def __init__(
-        self, shape: tuple[int, ...], num_envs: int, gamma: float, *, clip: float = 10.0, epsilon: float = 1e-8
+        self, space: spaces.Space, num_envs: int, gamma: float, *, clip: float = 10.0, epsilon: float = 1e-8
     ) -> None:
         self.gamma, self.clip, self.epsilon = gamma, clip, epsilon
-        self.obs_rms = RunningMeanStd(shape)
+        self.obs_rms: Tree = space_map(
+            lambda leaf: RunningMeanStd(leaf_shape(leaf), anchored=True) if is_normalized(leaf) else None, space
+        )
         self.return_rms = RunningMeanStd()
         self.returns = np.zeros(num_envs, np.float64)
         self.training = True
 
-    def normalize_obs(self, obs: np.ndarray) -> np.ndarray:
+    def learn_from(self, obs: Tree) -> None:
+        """Take `obs: [B, *shape]` into the statistics."""
+        tree_map(lambda rms, leaf: rms and rms.update(leaf), self.obs_rms, obs)
+
+    def normalize_obs(self, obs: Tree) -> Tree:
         """`obs: [..., *shape]` in the environment's units to float32, clipped."""
-        scaled = (obs - self.obs_rms.mean) / np.sqrt(self.obs_rms.var + self.epsilon)
+        return tree_map(self._normalize, self.obs_rms, obs)
+
+    def _normalize(self, rms: RunningMeanStd | None, obs: np.ndarray) -> np.ndarray:
+        if rms is None:
+            return obs
+        scaled = (obs - rms.mean) / np.sqrt(rms.var + self.epsilon)
         return np.minimum(np.maximum(scaled, -self.clip), self.clip).astype(np.float32)  # half the time of np.clip
 
-    def observe(self, obs: np.ndarray) -> np.ndarray:
+    def observe(self, obs: Tree) -> Tree:
         """Take `obs: [N, *shape]` into the statistics (while training) and return it normalized."""
         if self.training:
-            self.obs_rms.update(obs)
+            self.learn_from(obs)
         return self.normalize_obs(obs)
 
     def normalize_reward(self, reward: np.ndarray, ended: np.ndarray) -> np.ndarray:
@@ -99,11 +123,26 @@ class Normalizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run or an evaluation needs."""
-        return {"obs": self.obs_rms.state_dict(), "return": self.return_rms.state_dict(), "returns": self.returns}
+        obs = tree_map(lambda rms: rms and rms.state_dict(), self.obs_rms)
+        return {"obs": obs, "return": self.return_rms.state_dict(), "returns": self.returns}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; running returns restart where the number of environments differs."""
-        self.obs_rms.load_state_dict(state["obs"])
+        tree_map(lambda rms, leaf: rms and rms.load_state_dict(leaf), self.obs_rms, state["obs"])
         self.return_rms.load_state_dict(state["return"])
         returns = np.array(state["returns"], np.float64)
         self.returns = returns if len(returns) == len(self.returns) else np.zeros_like(self.returns)
+
+
+def is_normalized(space: spaces.Space) -> bool:
+    """Whether a leaf is of numbers that statistics make sense of: any Box but pictures."""
+    return isinstance(space, spaces.Box) and not is_image(space)
+
+
+def normalized_space(space: spaces.Space) -> spaces.Space:
+    """The space of normalized observations."""
+
+    def leaf(of: spaces.Space) -> spaces.Space:
+        return spaces.Box(-np.inf, np.inf, leaf_shape(of), np.float32) if is_normalized(of) else of
+
+    return change_leaves(leaf, space)

@@ -9,6 +9,27 @@ from typing import Any
 import numpy as np
 import torch
 
+PURPOSES = ("training", "selection", "test", "continuation")
+"""What environments are for: to learn from, to choose a checkpoint by, to measure by, to go on with after a resume
+where the states of the former ones cannot be read."""
+MOST_ENVS = 4096
+"""Seeds of a run for each purpose."""
+
+
+def env_seed(run_seed: int, purpose: str, index: int = 0) -> int:
+    """The seed of environment `index` of a run: no other environment, purpose or run shares it.
+
+    That holds for run seeds up to 131,071 and `MOST_ENVS` environments of a purpose. Seeds follow each other, so that
+    of N environments the first one's is enough. They fit the 31 bits that emulators take.
+
+    Args:
+        run_seed: the run's.
+        purpose: one of `PURPOSES`.
+        index: of the environment.
+    """
+    block = run_seed * len(PURPOSES) + PURPOSES.index(purpose)
+    return (block * MOST_ENVS + index % MOST_ENVS) % 2**31
+
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
     """Seed every random generator of the process; `deterministic` also forbids nondeterministic CUDA kernels."""

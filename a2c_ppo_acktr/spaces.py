@@ -4,7 +4,7 @@ A *tree* is an array or tensor, or a dict or tuple of trees, in the shape of its
 the project treats a tree as one value and goes through these functions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,29 @@ def space_map(function: Callable[[spaces.Space], Any], space: spaces.Space) -> T
     if isinstance(space, spaces.Tuple):
         return tuple(space_map(function, sub) for sub in space.spaces)
     return function(space)
+
+
+def change_leaves(function: Callable[[spaces.Space], spaces.Space], space: spaces.Space) -> spaces.Space:
+    """The space with `function(leaf space)` in the place of every leaf."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict([(key, change_leaves(function, sub)) for key, sub in space.spaces.items()])
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([change_leaves(function, sub) for sub in space.spaces])
+    return function(space)
+
+
+def named_leaves(space: spaces.Space, name: str = "observation") -> Iterator[tuple[str, spaces.Space]]:
+    """Every leaf space with its place in words, such as `observation['camera']`; a Dict or Tuple of nothing is one."""
+    if isinstance(space, spaces.Dict | spaces.Tuple) and not space.spaces:
+        yield name, space
+    elif isinstance(space, spaces.Dict):
+        for key, sub in space.spaces.items():
+            yield from named_leaves(sub, f"{name}[{key!r}]")
+    elif isinstance(space, spaces.Tuple):
+        for i, sub in enumerate(space.spaces):
+            yield from named_leaves(sub, f"{name}[{i}]")
+    else:
+        yield name, space
 
 
 def leaf_shape(space: spaces.Space) -> tuple[int, ...]:
@@ -127,9 +150,29 @@ def to_tensor(tree: Tree, device: torch.device | str = "cpu") -> Tree:
     return convert(tree) if isinstance(tree, np.ndarray) else tree_map(convert, tree)
 
 
-def has_channels_last(space: spaces.Space) -> bool:
-    """Whether a space is of images whose channel axis comes last, going by its being the shortest axis."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.shape[2] < min(space.shape[:2])
+def has_channels_last(space: spaces.Space, channels: str | None = None) -> bool:
+    """Whether a space is of pictures whose channel axis comes last.
+
+    `channels`, `first` or `last`, decides. Without it the shape does: the axis that differs where two neighbours are
+    equal, since most pictures are square; else the first or the last one if it is the shortest; else the last one, as
+    Gymnasium's pictures have it. `channels_are_clear` says whether another reading would be odd.
+    """
+    if not is_image(space):
+        return False
+    if channels is not None:
+        return channels == "last"
+    first, middle, last = leaf_shape(space)
+    if first == middle != last:
+        return True
+    if middle == last != first:
+        return False
+    return not first < min(middle, last)
+
+
+def channels_are_clear(space: spaces.Space) -> bool:
+    """Whether one of a picture's outer axes is shorter than both others: nobody would take another for the channels."""
+    first, middle, last = leaf_shape(space)
+    return first < min(middle, last) or last < min(first, middle)
 
 
 SMALLEST_NATURE_IMAGE = 36
@@ -148,5 +191,5 @@ def kind_of(space: spaces.Space) -> str:
 
 
 def is_image(space: spaces.Space) -> bool:
-    """Whether a leaf space is a picture: three axes, already channels first."""
+    """Whether a leaf space is a picture: three axes, channels first once the environment has been wrapped."""
     return isinstance(space, spaces.Box) and len(space.shape) == 3

@@ -51,7 +51,7 @@ def linear_decay(initial: float, env_steps: int, total: int) -> float:
 
 
 def import_from_here(name: str, flag: str) -> Any:
-    """What `module:attribute` names, also in the working directory, wherever main.py lies.
+    """What `module:attribute`, or `module` alone, names, also in the working directory, wherever main.py lies.
 
     Raises:
         UsageError: it cannot be imported; the line begins with the flag that named it.

@@ -232,7 +232,7 @@ class BC(Algorithm):
         held_out = hold_out(demonstrations.episodes, self.config.validation, demonstrations.seed)
         self.training, self.held_out = (torch.from_numpy(np.flatnonzero(chosen)) for chosen in (~held_out, held_out))
         if normalizer is not None:
-            normalizer.obs_rms.update(demonstrations.select(~held_out).obs)
+            normalizer.learn_from(demonstrations.select(~held_out).obs)
             normalizer.training = False
 
     def seen(self, obs: Tree) -> Tree:

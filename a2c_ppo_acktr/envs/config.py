@@ -23,9 +23,19 @@ class EnvConfig:
         low=1,
         high=100_000,
     )
-    normalize_env: bool = flag(True, "normalize vector observations and rewards by running statistics")
+    normalize_env: bool = flag(
+        True, "normalize rewards, and all numbers in observations but pictures, by running statistics"
+    )
     clip_actions: bool | None = flag(
         None, "keep continuous actions within their bounds (default: everywhere but in MuJoCo)"
+    )
+    rescale_actions: bool = flag(
+        False, "spread a policy's -1 to 1 over the bounds of continuous actions, where these are far from -1 to 1"
+    )
+    channels: str | None = flag(
+        None,
+        "which axis of pictures has their channels (default: by the shape, as said at the start)",
+        choices=("first", "last"),
     )
     time_feature: bool = flag(False, "append the share of the time limit that has passed to vector observations")
     hide_observations: list[int] = flag([], "places of numbers to leave out of vector observations", low=0)
@@ -40,4 +50,5 @@ class EnvConfig:
     @property
     def plain(self) -> bool:
         """Whether nothing is asked for that is done to environments one by one; `env_kwargs` aside."""
-        return not (self.auxiliary_truth_sizes or self.time_feature or self.hide_observations)
+        wrapping = self.auxiliary_truth_sizes, self.time_feature, self.hide_observations
+        return not any((*wrapping, self.rescale_actions, self.channels))

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from a2c_ppo_acktr.envs.declared import frame_rate
 from a2c_ppo_acktr.envs.vec_wrappers import EnvsWrapper
 from a2c_ppo_acktr.envs.vector import DummyEnvs, Envs, join_steps
-from a2c_ppo_acktr.envs.video.camera import DEFAULT_FPS, Camera
+from a2c_ppo_acktr.envs.video.camera import Camera
 from a2c_ppo_acktr.interfaces import StepArrays, Tree
 from a2c_ppo_acktr.spaces import concatenate
 
@@ -100,7 +101,7 @@ class FilmedEnvs(EnvsWrapper):
     def __init__(self, envs: Envs, camera: Camera) -> None:
         super().__init__(envs)
         self.camera: Camera = camera
-        camera.fps = envs.get_attr("metadata", [0])[0].get("render_fps") or DEFAULT_FPS
+        camera.fps = frame_rate(envs.get_attr("metadata", [0])[0])
         envs.set_attr("camera", camera, [0])
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:

@@ -5,10 +5,10 @@ import dataclasses
 import functools
 
 import gymnasium as gym
-from gymnasium import spaces
 
 from a2c_ppo_acktr.envs.config import EnvConfig
-from a2c_ppo_acktr.envs.families import ATARI, FAMILIES, MUJOCO, NAVIGATION, make_env, resolve
+from a2c_ppo_acktr.envs.declared import check_mask, read_bounds
+from a2c_ppo_acktr.envs.families import ATARI, FAMILIES, MUJOCO, NAVIGATION, make_env, observe_spaces, resolve
 from a2c_ppo_acktr.envs.filmed import FilmedEnvs, JointEnvs
 from a2c_ppo_acktr.envs.native import AleEnvs, CartPoleEnvs, EnvPoolEnvs
 from a2c_ppo_acktr.envs.navigation.env import NavigationEnvs
@@ -18,8 +18,10 @@ from a2c_ppo_acktr.envs.vec_wrappers import FrameStackEnvs, NormalizedEnvs
 from a2c_ppo_acktr.envs.vector import DummyEnvs, Envs
 from a2c_ppo_acktr.envs.video.camera import Camera
 from a2c_ppo_acktr.envs.video.rendering import prepare_rendering
-from a2c_ppo_acktr.interfaces import AUXILIARY
+from a2c_ppo_acktr.interfaces import ACTION_MASK, AUXILIARY
+from a2c_ppo_acktr.normalization import is_normalized
 from a2c_ppo_acktr.process import available_cores
+from a2c_ppo_acktr.spaces import is_image, named_leaves
 from a2c_ppo_acktr.utils import UsageError
 
 ATARI_FRAME_STACK = 4
@@ -41,7 +43,9 @@ def choose_backend(env_id: str, num_envs: int, plain: bool) -> str:
 
     Native stepping where it matches single environments, unless there are so few that they are faster in turn; worker
     processes for at least `MANY_COSTLY` environments of a family whose steps take a third of a millisecond or more,
-    where there are cores to share them; else a loop in this process. The loop and the workers give the same numbers.
+    where there are cores to share them; else a loop in this process. The loop and the workers give the same numbers,
+    but for environments that draw from generators of the whole process, such as NumPy's: these repeat with the run's
+    seed and the number of workers.
 
     Args:
         env_id: a resolved id.
@@ -74,7 +78,7 @@ def make_vec_envs(
     render_mode: str | None = None,
     capture_video: int = 0,
 ) -> Envs:
-    """N environments behind `Envs`, seeded `seed`, `seed + 1`, ...
+    """N environments behind `Envs`, seeded `seed`, `seed + 1`, ... (see `seeding.env_seed`).
 
     Args:
         config: which ones, and what is changed about them.
@@ -96,10 +100,12 @@ def make_vec_envs(
         config = dataclasses.replace(config, vec_env=backend)
     if capture_video:
         first = DummyEnvs([functools.partial(make_env, config, "rgb_array")], _clips_actions(config))
-        envs: Envs = JointEnvs(first, _make_backend(config, num_envs - 1, render_mode)) if num_envs > 1 else first
+        envs: Envs = first
+        if num_envs > 1:
+            envs = JointEnvs(first, _make_backend(config, num_envs - 1, render_mode, seed, first=1))
         envs = FilmedEnvs(envs, Camera(capture_video))
     else:
-        envs = _make_backend(config, num_envs, render_mode)
+        envs = _make_backend(config, num_envs, render_mode, seed)
     envs.seed(seed)
     try:
         envs = _wrap(envs, config, gamma, training)
@@ -123,15 +129,18 @@ def _clips_actions(config: EnvConfig) -> bool:
     return not MUJOCO.match(config.env_name) if config.clip_actions is None else config.clip_actions
 
 
-def _make_backend(config: EnvConfig, num_envs: int, render_mode: str | None) -> Envs:
-    """N environments with nothing around them, of a resolved id, stepped as `config.vec_env` says."""
+def _make_backend(config: EnvConfig, num_envs: int, render_mode: str | None, seed: int, first: int = 0) -> Envs:
+    """N environments with nothing around them, of a resolved id, stepped as `config.vec_env` says.
+
+    `seed` is of the generators that the whole of a worker process shares, `first` the number of the first environment.
+    """
     if config.vec_env in ("native", "envpool"):
         make = _make_native if config.vec_env == "native" else _make_envpool
         return make(config, num_envs, _is_plain(config, render_mode))
     factories = [functools.partial(make_env, config, render_mode)] * num_envs
     if config.vec_env == "subproc":
-        return SubprocEnvs(factories, min(num_envs, available_cores()), _clips_actions(config))
-    return DummyEnvs(factories, _clips_actions(config))
+        return SubprocEnvs(factories, min(num_envs, available_cores()), _clips_actions(config), seed, first)
+    return DummyEnvs(factories, _clips_actions(config), first)
 
 
 def _make_native(config: EnvConfig, num_envs: int, plain: bool) -> Envs:
@@ -169,6 +178,7 @@ def _make_envpool(config: EnvConfig, num_envs: int, plain: bool) -> Envs:
 
 def _wrap(envs: Envs, config: EnvConfig, gamma: float, training: bool) -> Envs:
     """What stands around every backend; arguments as of `make_vec_envs`."""
+    check_mask(envs.signal_spaces.get(ACTION_MASK), envs.action_space, config.env_name)
     if config.aux_wrapper_kwargs or AUXILIARY in envs.signal_spaces:
         try:
             envs = AuxiliaryEnvs(envs, config.auxiliary_truth_sizes, **config.aux_wrapper_kwargs)
@@ -177,14 +187,21 @@ def _wrap(envs: Envs, config: EnvConfig, gamma: float, training: bool) -> Envs:
     frame_stack = config.frame_stack
     if frame_stack is None:
         frame_stack = ATARI_FRAME_STACK if ATARI.match(config.env_name) else 1
-    shape = envs.observation_space.shape
+    leaves = [leaf for _, leaf in named_leaves(envs.observation_space)]
     if frame_stack > 1:
-        if shape is None or len(shape) != 3:
+        if not any(map(is_image, leaves)):
             raise UsageError(f"--frame-stack {frame_stack}: only images can be stacked, not {envs.observation_space}")
         envs = FrameStackEnvs(envs, frame_stack)
-    if config.normalize_env and isinstance(envs.observation_space, spaces.Box) and len(shape or ()) == 1:
+    if config.normalize_env and any(map(is_normalized, leaves)):
         envs = NormalizedEnvs(envs, gamma=gamma, training=training)
     return envs
+
+
+def remarks(config: EnvConfig, envs: Envs) -> list[str]:
+    """How pictures are read, and what of the actions one should know before waiting for results: a line each."""
+    pictures = [] if envs.state_kind == "native" else observe_spaces(config).pictures
+    bounds = read_bounds(envs.action_space)
+    return pictures if bounds is None else [*pictures, bounds]
 
 
 def describe(env_id: str, envs: Envs) -> str:

@@ -174,7 +174,7 @@ class AleEnvs(NativeEnvs):
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         super().__init__(num_envs, self.vector.single_observation_space, self.vector.single_action_space)
-        self.frame_numbers = np.zeros(num_envs, np.int64)
+        self.frame_numbers, self.lives = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
 
     @staticmethod
     def fits(env: Any) -> bool:
@@ -184,8 +184,14 @@ class AleEnvs(NativeEnvs):
     def _reset(self, seeds: Sequence[int | None]) -> np.ndarray:
         given = None if None in seeds else np.array(seeds)
         obs, info = self.vector.reset(seed=given)
-        self.frame_numbers = info["episode_frame_number"].astype(np.int64)
+        self._read(info)
         return obs.copy()
+
+    def _read(self, info: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Take in lives and frame numbers `[N]`; returns the ones before."""
+        before = self.lives, self.frame_numbers
+        self.lives, self.frame_numbers = (info[k].astype(np.int64) for k in ("lives", "episode_frame_number"))
+        return before
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
@@ -193,8 +199,8 @@ class AleEnvs(NativeEnvs):
         terminated, truncated = terminated.copy(), truncated & ~terminated
         self.returns += raw_reward
         self.lengths += 1
-        over = info["episode_frame_number"] < self.frame_numbers
-        self.frame_numbers = info["episode_frame_number"].astype(np.int64)
+        lives, frame_numbers = self._read(info)  # of the new game where one is over: it has not fewer lives
+        over = truncated | (terminated & ((self.lives >= lives) | (self.frame_numbers < frame_numbers)))
         final_obs = info.get("final_obs", obs)
         ended = self._finish(terminated | truncated, over, final_obs)
         return StepArrays(obs.copy(), np.sign(raw_reward), terminated, truncated, ended, self.signals)

@@ -14,7 +14,14 @@ import numpy as np
 from gymnasium import wrappers as gym_wrappers
 from stable_baselines3.common import atari_wrappers
 
-from a2c_ppo_acktr.envs.wrappers import DeclareAuxiliary, FrameTap, HideObservations, ImageToChannelsFirst
+from a2c_ppo_acktr.envs.border import Border
+from a2c_ppo_acktr.envs.wrappers import (
+    DeclareAuxiliary,
+    FrameTap,
+    HideObservations,
+    ImageToChannelsFirst,
+    RescaleActions,
+)
 from a2c_ppo_acktr.interfaces import UnreadableState
 from a2c_ppo_acktr.plain import to_arrays, to_plain
 
@@ -33,8 +40,10 @@ WRAPPER_ATTRIBUTES: dict[type, tuple[str, ...]] = {
     atari_wrappers.WarpFrame: (),
     atari_wrappers.ClipRewardEnv: (),
     atari_wrappers.EpisodicLifeEnv: ("lives", "was_real_done"),
+    Border: ("episode_returns", "episode_lengths"),
     FrameTap: (),
     ImageToChannelsFirst: (),
+    RescaleActions: (),
     HideObservations: (),
     DeclareAuxiliary: (),
 }

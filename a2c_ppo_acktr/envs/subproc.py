@@ -17,22 +17,24 @@ import numpy as np
 
 from a2c_ppo_acktr.envs.vector import DummyEnvs, EnvFactory, EnvironmentCrash, Envs, join_steps
 from a2c_ppo_acktr.interfaces import StepArrays, Tree, UnreadableState
+from a2c_ppo_acktr.seeding import seed_everything
 from a2c_ppo_acktr.signals import SIGNALS
 from a2c_ppo_acktr.spaces import concatenate
 from a2c_ppo_acktr.utils import UsageError
 
-LOOK_UPS = ("get_attr", "env_method")
-"""Requests that fail where there is no such attribute, which is no crash: SB3's `has_attr` asks in this way."""
+REACHING_IN = ("get_attr", "set_attr", "env_method", "env_is_wrapped")
+"""Requests that fail without harm where there is no such attribute: SB3's `has_attr` asks in this way."""
 
 
-def _work(pipe: Any, factories: Sequence[EnvFactory], clip_actions: bool) -> None:
+def _work(pipe: Any, factories: Sequence[EnvFactory], clip_actions: bool, first: int, seed: int) -> None:
     """Serve one chunk of environments until the pipe closes, which it does when the parent dies, however it dies."""
     for signum in SIGNALS:  # what reaches the whole group is for the parent to decide; programs that we start get it
         signal.signal(signum, lambda received, frame: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     envs: DummyEnvs | None = None
+    seed_everything(seed + first)  # environments may draw from the generators of the whole process
     try:
-        envs = DummyEnvs(factories, clip_actions)
+        envs = DummyEnvs(factories, clip_actions, first)
         pipe.send(("spaces", (envs.observation_space, envs.action_space, envs.signal_spaces, envs.render_mode)))
         while True:
             pipe.send(_answer(envs, *pipe.recv()))
@@ -56,7 +58,7 @@ def _answer(envs: DummyEnvs, method: str, args: Any, kwargs: Any) -> tuple[Any, 
     except UnreadableState as error:
         return UnreadableState, str(error)
     except AttributeError as error:
-        if method not in LOOK_UPS:
+        if method not in REACHING_IN:
             raise
         return AttributeError, str(error)
 
@@ -90,11 +92,20 @@ class SubprocEnvs(Envs):
         factories: one per environment; functions that can be pickled.
         num_workers: processes; environments are spread evenly, in order.
         clip_actions: keep continuous actions within their bounds.
+        seed: of the random generators that the whole of a worker shares, NumPy's global one among them.
+        first: the number of the first environment, where these are part of more.
     """
 
     backend = "subproc"
 
-    def __init__(self, factories: Sequence[EnvFactory], num_workers: int, clip_actions: bool = True) -> None:
+    def __init__(
+        self,
+        factories: Sequence[EnvFactory],
+        num_workers: int,
+        clip_actions: bool = True,
+        seed: int = 0,
+        first: int = 0,
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
         self._slices: list[slice] = []
         self._pipes: list[Any] = []
@@ -103,7 +114,8 @@ class SubprocEnvs(Envs):
         for chunk in np.array_split(np.arange(len(factories)), num_workers):
             parent, child = context.Pipe()
             own = [factories[i] for i in chunk]
-            process = context.Process(target=_work, args=(child, own, clip_actions), daemon=True)
+            arguments = child, own, clip_actions, first + int(chunk[0]), seed
+            process = context.Process(target=_work, args=arguments, daemon=True)
             with _blocked_signals():
                 process.start()
             child.close()

@@ -9,7 +9,8 @@ from gymnasium import spaces
 
 from a2c_ppo_acktr.envs.vector import Envs
 from a2c_ppo_acktr.interfaces import StepArrays, Tree
-from a2c_ppo_acktr.normalization import Normalizer
+from a2c_ppo_acktr.normalization import Normalizer, normalized_space
+from a2c_ppo_acktr.spaces import change_leaves, empty_arrays, index, is_image, space_map, tree_map
 
 
 class EnvsWrapper(Envs):
@@ -74,10 +75,10 @@ class EnvsWrapper(Envs):
 
 
 class NormalizedEnvs(EnvsWrapper):
-    """Vector observations and rewards normalized by running statistics, as SB3's VecNormalize.
+    """Observations, leaf by leaf, and rewards normalized by running statistics, as SB3's VecNormalize.
 
     Args:
-        envs: N environments with flat Box observations.
+        envs: N environments, with numbers among their observations that can be normalized (see `is_normalized`).
         gamma: discount of the return that scales rewards.
         training: whether statistics are updated and rewards scaled; an evaluation does neither.
     """
@@ -85,10 +86,8 @@ class NormalizedEnvs(EnvsWrapper):
     normalizer: Normalizer
 
     def __init__(self, envs: Envs, *, gamma: float, training: bool = True) -> None:
-        space = envs.observation_space
-        assert isinstance(space, spaces.Box)
-        super().__init__(envs, spaces.Box(-np.inf, np.inf, space.shape, np.float32))
-        self.normalizer = Normalizer(space.shape, envs.num_envs, gamma)
+        super().__init__(envs, normalized_space(envs.observation_space))
+        self.normalizer = Normalizer(envs.observation_space, envs.num_envs, gamma)
         self.normalizer.training = training
 
     @property
@@ -99,7 +98,7 @@ class NormalizedEnvs(EnvsWrapper):
     def reset(self) -> Tree:
         """Begin a new episode everywhere."""
         self.normalizer.returns[:] = 0.0
-        obs = np.asarray(self.envs.reset())
+        obs = self.envs.reset()
         self._original: tuple[Tree, Tree, np.ndarray | None] = obs, None, None
         return self.normalizer.observe(obs)
 
@@ -118,18 +117,16 @@ class NormalizedEnvs(EnvsWrapper):
 class FrameStackEnvs(EnvsWrapper):
     """The last `num_stack` images on the channel axis, oldest first; zeros before an episode's first image.
 
-    Stacks are laid out channels-last, as storages keep them and networks read them.
+    In Dict and Tuple observations this goes for every image, and what is none stays as it is. Stacks are laid out
+    channels-last, as storages keep them and networks read them.
     """
 
     def __init__(self, envs: Envs, num_stack: int) -> None:
         space = envs.observation_space
-        assert isinstance(space, spaces.Box)
-        self.channels = space.shape[0]
-        tile = (num_stack, 1, 1)
-        stacked = spaces.Box(np.tile(space.low, tile), np.tile(space.high, tile), dtype=space.dtype.type)
-        super().__init__(envs, stacked)
+        super().__init__(envs, change_leaves(lambda leaf: _stacked(leaf, num_stack) if is_image(leaf) else leaf, space))
         self.frame_stack = num_stack
-        self.frames = np.zeros((envs.num_envs, *stacked.shape), space.dtype)
+        self.images = space_map(is_image, space)
+        self.frames: Tree = None
 
     @property
     def original(self) -> tuple[Tree, Tree, np.ndarray | None] | None:
@@ -138,25 +135,33 @@ class FrameStackEnvs(EnvsWrapper):
 
     def reset(self) -> Tree:
         """Begin a new episode everywhere."""
-        self.frames = np.zeros_like(self.frames)
         obs = self.envs.reset()
         self._original: tuple[Tree, Tree, np.ndarray | None] = obs, None, None
-        self.frames[:, -self.channels :] = obs
-        return _channels_last(self.frames)
+        self.frames = tree_map(_push, self.images, empty_arrays(self.observation_space, self.num_envs), obs)
+        self._begin(slice(None), obs)
+        return tree_map(_channels_last, self.images, self.frames)
+
+    def _begin(self, rows: Any, obs: Tree) -> None:
+        """Leave nothing before the newest image in rows whose episode begins with `obs`."""
+
+        def clear(image: bool, frames: np.ndarray, newest: np.ndarray) -> None:
+            if image:
+                frames[rows, : -newest.shape[1]] = 0
+
+        tree_map(clear, self.images, self.frames, obs)
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         step, ended, before = self.envs.step_arrays(actions), None, self.frames
         self._original = step.obs, step.ended and step.ended.final_obs, step.reward
-        self.frames = np.empty_like(before)
-        self.frames[:, : -self.channels] = before[:, self.channels :]
+        self.frames = tree_map(_push, self.images, before, step.obs)
         if step.ended is not None:
-            final_obs = self.frames[step.ended.indices]
-            final_obs[:, -self.channels :] = step.ended.final_obs
-            ended = step.ended._replace(final_obs=final_obs)
-            self.frames[step.ended.indices] = 0
-        self.frames[:, -self.channels :] = step.obs
-        return step._replace(obs=_channels_last(self.frames), ended=ended)
+            rows = step.ended.indices
+            ended = step.ended._replace(
+                final_obs=tree_map(_push, self.images, index(before, rows), step.ended.final_obs)
+            )
+            self._begin(rows, step.obs)
+        return step._replace(obs=tree_map(_channels_last, self.images, self.frames), ended=ended)
 
     def get_state(self) -> Any:
         """The environments' state and the stacked frames."""
@@ -166,9 +171,23 @@ class FrameStackEnvs(EnvsWrapper):
     def set_state(self, state: Any) -> None:
         """Inverse of `get_state`."""
         self.envs.set_state(state["envs"])
-        self.frames = np.array(state["frames"])
+        self.frames = tree_map(np.array, state["frames"])
 
 
-def _channels_last(images: np.ndarray) -> np.ndarray:
-    """A copy of `images: [N, C, H, W]` in channels-last memory; torch does it in a quarter of NumPy's time."""
-    return torch.from_numpy(images).contiguous(memory_format=torch.channels_last).numpy()
+def _stacked(space: Any, num_stack: int) -> spaces.Box:
+    tile = (num_stack, 1, 1)
+    return spaces.Box(np.tile(space.low, tile), np.tile(space.high, tile), dtype=space.dtype.type)
+
+
+def _push(image: bool, frames: np.ndarray, newest: np.ndarray) -> np.ndarray:
+    """Stacks `[N, K * C, H, W]` without their oldest image and with `newest: [N, C, H, W]`."""
+    if not image:
+        return newest
+    pushed, channels = np.empty_like(frames), newest.shape[1]
+    pushed[:, :-channels], pushed[:, -channels:] = frames[:, channels:], newest
+    return pushed
+
+
+def _channels_last(image: bool, leaf: np.ndarray) -> np.ndarray:
+    """A copy of images `[N, C, H, W]` in channels-last memory; torch does it in a quarter of NumPy's time."""
+    return torch.from_numpy(leaf).contiguous(memory_format=torch.channels_last).numpy() if image else leaf

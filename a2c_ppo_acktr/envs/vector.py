@@ -1,8 +1,8 @@
 """Vectorized environments behind Stable-Baselines3's VecEnv, with a call that costs no dictionary per environment."""
 
-import traceback
+import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,9 +11,23 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from a2c_ppo_acktr.envs import state as env_state
-from a2c_ppo_acktr.interfaces import EndedArrays, EnvSpaces, StepArrays, Tree
+from a2c_ppo_acktr.envs.border import (
+    Misfit,
+    choices,
+    close,
+    find_blocked,
+    find_not_finite,
+    reader,
+    reason,
+    show,
+    to_env_actions,
+    with_border,
+)
+from a2c_ppo_acktr.envs.declared import declared_signals
+from a2c_ppo_acktr.interfaces import ACTION_MASK, EndedArrays, EnvSpaces, StepArrays, Tree
 from a2c_ppo_acktr.normalization import Normalizer
 from a2c_ppo_acktr.spaces import assign, concatenate, empty_arrays, index
+from a2c_ppo_acktr.utils import UsageError
 
 EnvFactory = Callable[[], gym.Env]
 
@@ -38,10 +52,16 @@ class Envs(VecEnv):
     """How the environments are stepped: native, dummy, subproc or envpool."""
     frame_stack = 1
     """Images that an observation stacks."""
+    began: float
+    """Seconds of the monotonic clock when the environments were made."""
     clip_actions = True
     """Whether continuous actions are kept within their bounds."""
     state_kind = "one by one"
     """States of one kind fit all backends of that kind; one by one, they are a list of single environments' states."""
+
+    def __init__(self, num_envs: int, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        super().__init__(num_envs, observation_space, action_space)
+        self.began = time.monotonic()
 
     @property
     def signals(self) -> dict[str, Tree]:
@@ -87,26 +107,13 @@ class Envs(VecEnv):
                     "TimeLimit.truncated": truncated,
                 }
                 if not np.isnan(step.ended.returns[row]):
-                    infos[env]["episode"] = {"r": step.ended.returns[row], "l": step.ended.lengths[row], "t": 0.0}
+                    elapsed = round(time.monotonic() - self.began, 6)
+                    infos[env]["episode"] = {"r": step.ended.returns[row], "l": step.ended.lengths[row], "t": elapsed}
         return step.obs, step.reward, step.terminated | step.truncated, infos
 
     def get_images(self) -> list[np.ndarray]:
         """One RGB picture per environment."""
         return self.env_method("render")
-
-
-def to_env_actions(space: spaces.Space, actions: np.ndarray, clip: bool = True) -> np.ndarray:
-    """The one place where a policy's actions become an environment's.
-
-    Box: in the space's type, within its bounds where `clip`. Discrete and MultiDiscrete: counted from their start.
-    """
-    if isinstance(space, spaces.Box):
-        if clip:
-            actions = actions.clip(space.low, space.high)
-        return actions.astype(space.dtype, copy=False)
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        return actions + space.start
-    return actions
 
 
 class DummyEnvs(Envs):
@@ -115,17 +122,28 @@ class DummyEnvs(Envs):
     Args:
         factories: one per environment.
         clip_actions: keep continuous actions within their bounds.
+        first: the number of the first environment, where these are part of more.
+
+    Raises:
+        UsageError: they have different spaces.
     """
 
     backend = "dummy"
 
-    def __init__(self, factories: Sequence[EnvFactory], clip_actions: bool = True) -> None:
-        self.clip_actions = clip_actions
-        self.envs = [factory() for factory in factories]
-        first = self.envs[0]
-        declares = first.has_wrapper_attr("signal_spaces")
-        self.signal_spaces = dict(first.get_wrapper_attr("signal_spaces")) if declares else {}
-        super().__init__(len(self.envs), first.observation_space, first.action_space)
+    def __init__(self, factories: Sequence[EnvFactory], clip_actions: bool = True, first: int = 0) -> None:
+        self.clip_actions, self.first = clip_actions, first
+        made = [with_border(factory()) for factory in factories]
+        self.envs, self.borders = [env for env, _ in made], [border for _, border in made]
+        own = self.envs[0].observation_space, self.envs[0].action_space
+        for i, env in enumerate(self.envs):
+            if (other := (env.observation_space, env.action_space)) != own:
+                raise UsageError(
+                    f"environment {first + i} has the spaces {other}, expected environment {first}'s: {own}"
+                )
+        self.signal_spaces = declared_signals(self.envs[0], f"environment {first}")
+        self.signal_readers = {name: reader(space, name) for name, space in self.signal_spaces.items()}
+        self.choices = choices(own[1]) if ACTION_MASK in self.signal_spaces else None
+        super().__init__(len(self.envs), *own)
 
     def reset(self) -> Tree:
         """Begin a new episode everywhere, with the seeds of `seed` if they were just set."""
@@ -137,52 +155,65 @@ class DummyEnvs(Envs):
         """Begin a new episode everywhere; observations and signals."""
         obs, signals = empty_arrays(self.observation_space, self.num_envs), self._empty_signals(self.num_envs)
         for i, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
-            first, info = env.reset(seed=seed)
-            assign(obs, i, first)
-            self._read_signals(signals, i, info)
+            try:
+                first, info = env.reset(seed=seed)
+                assign(obs, i, first)
+                self._read_signals(signals, i, info)
+            except (Exception, SystemExit) as error:
+                raise self._crash(i, "reset", error) from error
+            self.borders[i].take_finished()
+        self._check(obs, signals, "reset")
         return obs, signals
 
     def _empty_signals(self, num: int) -> dict[str, Tree]:
         return {name: empty_arrays(space, num) for name, space in self.signal_spaces.items()}
 
-    def _read_signals(self, signals: dict[str, Tree], row: int, info: dict[str, Any]) -> None:
-        try:
-            assign(signals, row, info)
-        except KeyError as error:
-            raise EnvironmentCrash(f"the environment declares the signal {error} but its info lacks it") from error
+    def _read_signals(self, signals: dict[str, Tree], row: int, info: Any) -> None:
+        for name, read in self.signal_readers.items():
+            if not isinstance(info, Mapping) or name not in info:
+                raise Misfit(f"it declares the signal {name!r} but its info lacks it: info is {show(info)}")
+            assign(signals[name], row, read(info[name]))
 
     def step_arrays(self, actions: np.ndarray) -> StepArrays:
         """See `Envs`."""
         num, actions = self.num_envs, to_env_actions(self.action_space, actions, self.clip_actions)
         obs, reward = empty_arrays(self.observation_space, num), np.empty(num)
-        terminated, truncated = np.empty(num, np.bool_), np.empty(num, np.bool_)
-        ended: list[tuple[int, Tree, dict[str, Any]]] = []
-        signals = self._empty_signals(num)
+        terminated, truncated = np.zeros(num, np.bool_), np.zeros(num, np.bool_)
+        ended: _Ended | None = None
+        signals, method = self._empty_signals(num), "step"
         try:
             for i, env in enumerate(self.envs):
-                next_obs, reward[i], terminated[i], cut, info = env.step(actions[i])
-                truncated[i] = cut and not terminated[i]  # an end on the last allowed step is an end
-                if terminated[i] or truncated[i]:
-                    ended.append((i, next_obs, info))
+                next_obs, reward[i], over, cut, info = env.step(actions[i])
+                if over or cut:
+                    terminated[i], truncated[i] = over, not over  # an end on the last allowed step is an end
+                    ended = ended or _Ended(self)
+                    ended.add(i, next_obs, info)
+                    method = "reset"
                     next_obs, info = env.reset()
+                    ended.count(self.borders[i].take_finished())
+                    method = "step"
                 assign(obs, i, next_obs)
-                self._read_signals(signals, i, info)
-        except Exception as error:  # whatever a third-party environment raises ends the run with its own traceback
-            raise EnvironmentCrash(f"environment {i} failed:\n{traceback.format_exc()}") from error
+                if self.signal_readers:
+                    self._read_signals(signals, i, info)
+        except (Exception, SystemExit) as error:  # whatever a third-party environment raises
+            raise self._crash(i, method, error) from error
+        self._check(obs, signals, "step")
         self._signals = signals
-        return StepArrays(obs, reward, terminated, truncated, self._ended_arrays(ended), signals)
+        return StepArrays(obs, reward, terminated, truncated, None if ended is None else ended.arrays(), signals)
 
-    def _ended_arrays(self, ended: list[tuple[int, Tree, dict[str, Any]]]) -> EndedArrays | None:
-        if not ended:
-            return None
-        final_obs, signals = empty_arrays(self.observation_space, len(ended)), self._empty_signals(len(ended))
-        returns, lengths = np.full(len(ended), np.nan), np.zeros(len(ended), np.int64)
-        for row, (_, final, info) in enumerate(ended):
-            assign(final_obs, row, final)
-            self._read_signals(signals, row, info)
-            if "episode" in info:
-                returns[row], lengths[row] = info["episode"]["r"], info["episode"]["l"]
-        return EndedArrays(np.array([i for i, _, _ in ended]), final_obs, returns, lengths, signals)
+    def _check(self, obs: Tree, signals: dict[str, Tree], method: str) -> None:
+        """Refuse observations that are no numbers, and masks that allow nothing where an action is to be chosen."""
+        if (wrong := find_not_finite(obs)) is not None:
+            raise self._crash(wrong[0], method, Misfit(wrong[1]))
+        if self.choices is not None and (row := find_blocked(signals[ACTION_MASK], self.choices)) is not None:
+            mask = f"{ACTION_MASK} {signals[ACTION_MASK][row].tolist()}"
+            raise self._crash(row, method, Misfit(f"{mask} allows no action, expected a 1 in every choice"))
+
+    def _crash(self, env: int, method: str, error: BaseException) -> BaseException:
+        """What an environment raised as a crash of it; a camera may have refused what the user asked for."""
+        if isinstance(error, EnvironmentCrash | UsageError):
+            return error
+        return EnvironmentCrash(f"environment {self.first + env} failed in {method}: {reason(error, method)}")
 
     def get_state(self) -> Any:
         """See `Envs`."""
@@ -196,8 +227,8 @@ class DummyEnvs(Envs):
 
     def close(self) -> None:
         """Close every environment."""
-        for env in self.envs:
-            env.close()
+        for i, env in enumerate(self.envs):
+            close(env, f"environment {self.first + i}")
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """The attribute of each environment, looked for through its wrappers."""
@@ -215,6 +246,36 @@ class DummyEnvs(Envs):
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         """Whether each environment has such a wrapper."""
         return [_is_wrapped(self.envs[i], wrapper_class) for i in self._get_indices(indices)]
+
+
+class _Ended:
+    """The episodes that end in one step; what came with their ends is copied before the resets, which may reuse it."""
+
+    def __init__(self, envs: DummyEnvs) -> None:
+        self.envs, num = envs, envs.num_envs
+        self.indices: list[int] = []
+        self.obs, self.signals = empty_arrays(envs.observation_space, num), envs._empty_signals(num)
+        self.returns, self.lengths = np.full(num, np.nan), np.zeros(num, np.int64)
+
+    def add(self, env: int, obs: Tree, info: Any) -> None:
+        """An end, before the reset."""
+        assign(self.obs, len(self.indices), obs)
+        self.envs._read_signals(self.signals, len(self.indices), info)
+        self.indices.append(env)
+
+    def count(self, finished: tuple[float, int] | None) -> None:
+        """What the latest end's whole episode came to; None where it goes on, as in a game after a lost life."""
+        if finished is not None:
+            self.returns[len(self.indices) - 1], self.lengths[len(self.indices) - 1] = finished
+
+    def arrays(self) -> EndedArrays:
+        """As `Envs` gives them."""
+        num = len(self.indices)
+        final_obs = index(self.obs, slice(num))
+        if (wrong := find_not_finite(final_obs)) is not None:
+            raise self.envs._crash(self.indices[wrong[0]], "step", Misfit(wrong[1]))
+        signals = index(self.signals, slice(num))
+        return EndedArrays(np.array(self.indices), final_obs, self.returns[:num], self.lengths[:num], signals)
 
 
 def join_steps(steps: Sequence[StepArrays]) -> StepArrays:

@@ -6,7 +6,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import RecordEpisodeStatistics
 from stable_baselines3.common.atari_wrappers import (
     ClipRewardEnv,
     EpisodicLifeEnv,
@@ -16,24 +15,63 @@ from stable_baselines3.common.atari_wrappers import (
     WarpFrame,
 )
 
+from a2c_ppo_acktr.envs.border import to_env_actions, with_border
 from a2c_ppo_acktr.envs.video.rendering import follow
-from a2c_ppo_acktr.interfaces import AUXILIARY
+from a2c_ppo_acktr.interfaces import AUXILIARY, Tree
+from a2c_ppo_acktr.spaces import change_leaves, has_channels_last, space_map, tree_map
 
 
 class ImageToChannelsFirst(gym.ObservationWrapper):
-    """Images `[H, W, C]` become `[C, H, W]`."""
+    """Pictures `[H, W, C]`, alone or at any depth of Dict and Tuple observations, become `[C, H, W]`.
+
+    Args:
+        env: an environment.
+        channels: `first` or `last`: where all pictures have their channels; None goes by their shapes.
+    """
+
+    def __init__(self, env: gym.Env, channels: str | None = None) -> None:
+        super().__init__(env)
+        self.channels_last = space_map(lambda space: has_channels_last(space, channels), env.observation_space)
+        self.observation_space = change_leaves(
+            lambda space: _channels_first(space) if has_channels_last(space, channels) else space, env.observation_space
+        )
+
+    def observation(self, observation: Tree) -> Tree:
+        """Move the channel axes to the front, without a copy."""
+        return tree_map(_move_channels, self.channels_last, observation)
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+
+def _channels_first(box: Any) -> spaces.Box:
+    return spaces.Box(np.moveaxis(box.low, -1, 0), np.moveaxis(box.high, -1, 0), dtype=box.dtype.type)
+
+
+def _move_channels(channels_last: bool, leaf: Any) -> Any:
+    return np.moveaxis(leaf, -1, 0) if channels_last else leaf
+
+
+class RescaleActions(gym.ActionWrapper):
+    """Actions of -1 to 1 in every dimension, spread over the bounds of a Box.
+
+    Args:
+        env: an environment whose actions are a Box with finite bounds.
+    """
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
-        box = env.observation_space
+        box = env.action_space
         assert isinstance(box, spaces.Box)
-        self.observation_space = spaces.Box(
-            np.moveaxis(box.low, -1, 0), np.moveaxis(box.high, -1, 0), dtype=box.dtype.type
-        )
+        self.box = box
+        self.middle = (box.low.astype(np.float64) + box.high) / 2
+        self.half = (box.high.astype(np.float64) - box.low) / 2
+        self.action_space = spaces.Box(-1.0, 1.0, box.shape, np.float32)
 
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Move the channel axis to the front, without a copy."""
-        return np.moveaxis(observation, -1, 0)
+    def action(self, action: np.ndarray) -> np.ndarray:
+        """In the environment's units; of integers the nearest one."""
+        return to_env_actions(self.box, self.middle + self.half * action)
 
 
 class HideObservations(gym.ObservationWrapper):
@@ -75,7 +113,8 @@ class FrameTap(gym.Wrapper):
     """Shows each moment to `camera(render, first, last)` while that is set; `render()` draws where it wants a picture.
 
     It sits outside the statistics of whole episodes and inside whatever cuts those, so that an episode of `length`
-    steps has `length + 1` moments, lost lives and the steps of other wrappers included.
+    steps has `length + 1` moments, lost lives and the steps of other wrappers included. What came is copied before a
+    picture is drawn, which may write where the observation lies.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -86,6 +125,7 @@ class FrameTap(gym.Wrapper):
         """See `gym.Env`."""
         result = self.env.reset(**kwargs)
         if self.camera is not None:
+            result = tree_map(_copied, result)
             self.camera(self.env.render, True, False)
         return result
 
@@ -93,13 +133,14 @@ class FrameTap(gym.Wrapper):
         """See `gym.Env`."""
         result = self.env.step(action)
         if self.camera is not None:
+            result = tree_map(_copied, result)
             self.camera(self.env.render, False, bool(result[2] or result[3]))
         return result
 
 
-def with_statistics(env: gym.Env) -> gym.Env:
-    """`env` with whole episodes counted and, where it draws pictures, tapped."""
-    env = RecordEpisodeStatistics(env)
+def tapped(env: gym.Env) -> gym.Env:
+    """`env` with what it gives checked, whole episodes counted and, where it draws pictures, tapped."""
+    env, _ = with_border(env)
     if env.render_mode != "rgb_array":
         return env
     follow(env)
@@ -112,7 +153,7 @@ def wrap_atari(env: gym.Env) -> gym.Env:
     No-op reset, skip of 4 with the maximum of the last two frames, statistics of the whole game, one episode per life,
     fire reset where the game has that action, 84x84 grey, rewards clipped to their sign.
     """
-    env = EpisodicLifeEnv(with_statistics(MaxAndSkipEnv(NoopResetEnv(env, noop_max=30), skip=4)))
+    env = EpisodicLifeEnv(tapped(MaxAndSkipEnv(NoopResetEnv(env, noop_max=30), skip=4)))
     emulator: Any = env.unwrapped
     if "FIRE" in emulator.get_action_meanings():
         env = FireResetEnv(env)

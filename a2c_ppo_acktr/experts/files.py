@@ -32,7 +32,7 @@ from a2c_ppo_acktr.experts.archive import Archive, check_size, fail, reading
 from a2c_ppo_acktr.files import write_named
 from a2c_ppo_acktr.interfaces import Tree
 from a2c_ppo_acktr.memory import available_memory
-from a2c_ppo_acktr.spaces import concatenate, has_channels_last, index, tree_map
+from a2c_ppo_acktr.spaces import concatenate, has_channels_last, index, space_map, tree_map
 from a2c_ppo_acktr.utils import UsageError
 
 FORMAT = "a2c_ppo_acktr.demonstrations"
@@ -279,14 +279,14 @@ def _read_minari(source: str) -> tuple[list[Trajectory], dict[str, Any]]:
     with reading(source):
         episodes = list(dataset.iterate_episodes())
     space, action_space = dataset.observation_space, dataset.action_space
-    channels_last = has_channels_last(space)
+    channels_last = space_map(has_channels_last, space)
     start = 0 if isinstance(action_space, spaces.Box) else getattr(action_space, "start", 0)
     trajectories = []
     for episode in episodes:
         terminated, truncated = (np.array(ends, bool) for ends in (episode.terminations, episode.truncations))
         truncated[-1:] |= ~terminated[-1:]  # where the recording stopped
         obs = tree_map(np.asarray, episode.observations)
-        obs = np.moveaxis(obs, -1, 1) if channels_last else obs
+        obs = tree_map(lambda last, leaf: np.moveaxis(leaf, -1, 1) if last else leaf, channels_last, obs)
         actions, rewards = np.asarray(episode.actions) - start, np.asarray(episode.rewards)
         trajectories.append(Trajectory(obs, actions, rewards, terminated, truncated, float(rewards.sum())))
     env_name = dataset.env_spec.id if dataset.env_spec is not None else None

@@ -191,9 +191,9 @@ def read(path: Path, device: torch.device | str = "cpu", mmap: bool = False) -> 
         raise UsageError(f"checkpoint {path}: refused, since loading it would run code") from error
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UsageError(f"checkpoint {path}: damaged ({_reason(error)})") from error
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+    if not isinstance(contents, dict) or str(contents.get("format")) != FORMAT:
         raise UsageError(f"checkpoint {path}: of another format; expected one that main.py wrote")
-    if contents.get("version") != VERSION:
+    if not isinstance(contents.get("version"), int) or contents["version"] != VERSION:
         raise UsageError(f"checkpoint {path}: format version {contents.get('version')}, this program reads {VERSION}")
     return contents
 
@@ -264,8 +264,9 @@ def run_folder_of(path: str | Path) -> Path | None:
 def continued_folder(log: LogConfig) -> Path | None:
     """The run folder that a resumed run goes on in: its own, unless --log-dir wants another."""
     folder = run_folder_of(log.resume) if log.resume is not None else None
-    elsewhere = folder is not None and log.log_dir is not None and Path(log.log_dir).expanduser().resolve() != folder
-    return None if elsewhere else folder
+    if folder is None or log.log_dir is None:
+        return folder
+    return folder if Path(log.log_dir).expanduser().resolve() == folder.resolve() else None
 
 
 def _existing(path: Path) -> Path:

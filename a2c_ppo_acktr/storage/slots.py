@@ -38,6 +38,7 @@ class Slots:
         rows = size * num_envs
         self.obs = space_map(lambda space: _rows(space, rows, self.stack), env_spaces.observation)
         self.actions = space_map(lambda space: _rows(space, rows), env_spaces.action)
+        self.images = space_map(is_image, env_spaces.observation)
         self.obs_views, self.action_views = tree_map(_array, self.obs), tree_map(_array, self.actions)
         self.rewards = np.zeros(rows, np.float32)
         self.terminated, self.ended = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
@@ -86,7 +87,7 @@ class Slots:
     def _stand(self, rows: np.ndarray, obs: Tree, first: Any) -> None:
         """Write observations in which nothing has been done yet."""
         if self.stack > 1:
-            obs = obs[:, -(obs.shape[1] // self.stack) :]
+            obs = tree_map(lambda im, leaf: leaf[:, -(leaf.shape[1] // self.stack) :] if im else leaf, self.images, obs)
         assign(self.obs_views, rows, obs)
         self.first[rows], self.acted[rows], self.ended[rows] = first, False, False
 
@@ -102,12 +103,20 @@ class Slots:
 
     def read(self, rows: np.ndarray) -> Tree:
         """Observations `[K, ...]` of rows, as a learner sees them."""
-        if self.stack == 1:
-            found = tree_map(lambda leaf, view: take(leaf, view, rows), self.obs, self.obs_views)
-            return found if self.normalizer is None else self.normalizer.normalize_obs(tree_map(_array, found))
+        stacked = self._read_stacks if self.stack > 1 else None
+        found = tree_map(
+            lambda image, leaf, view: stacked(leaf, rows) if image and stacked else take(leaf, view, rows),
+            self.images,
+            self.obs,
+            self.obs_views,
+        )
+        return found if self.normalizer is None else self.normalizer.normalize_obs(tree_map(_array, found))
+
+    def _read_stacks(self, leaf: Tensor, rows: np.ndarray) -> Tensor:
+        """Stacks `[K, stack * C, H, W]` of images, put together."""
         slots, envs = np.divmod(rows, self.num_envs)
         places = self.row(slots[:, None] + np.arange(1 - self.stack, 1), envs[:, None])
-        images = select(self.obs, 0, torch.from_numpy(places.ravel())).unflatten(0, places.shape)
+        images = select(leaf, 0, torch.from_numpy(places.ravel())).unflatten(0, places.shape)
         begins = self.first[places[:, :0:-1]]
         if begins.any():  # images before an episode's first one are black
             before = np.logical_or.accumulate(begins, axis=1)[:, ::-1]

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from a2c_ppo_acktr.envs.border import Misfit, reason, show
+from a2c_ppo_acktr.envs.declared import DEFAULT_FPS, frame_rate
 from a2c_ppo_acktr.utils import UsageError
 
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".avi": "avi"}
 SMALLEST_SIDE = 96
-DEFAULT_FPS = 30
 
 
 class Film:
@@ -28,18 +29,28 @@ class Film:
     """
 
     def __init__(self, path: Path, fps: float) -> None:
-        self.path, self.fps, self.count = path, fps, 0
+        self.path, self.fps, self.count, self.white = path, fps, 0, 0.0
         self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self.program = _ffmpeg()
         if path.suffix not in CONTAINERS:
             raise UsageError(f"{path}: a film's name ends in {', '.join(CONTAINERS)}")
         self.process: subprocess.Popen[bytes] | None = None
+        self.size: tuple[int, ...] = ()
 
-    def add(self, picture: np.ndarray) -> None:
-        """Append a picture as `render` gave it."""
-        picture = as_picture(picture)
+    def add(self, given: Any) -> None:
+        """Append a picture as `render` gave it.
+
+        Raises:
+            Misfit: it is none, or not of the first one's size.
+        """
+        self.white = max(self.white, white_of(read_picture(given)))  # which a dark picture does not tell
+        picture = as_picture(given, self.white)
         if self.process is None:
-            self.process = self._start(*picture.shape[:2])
+            self.size, self.process = picture.shape, self._start(*picture.shape[:2])
+        if picture.shape != self.size:
+            (height, width, _), (first_height, first_width, _) = picture.shape, self.size
+            sizes = f"{height} x {width} after {first_height} x {first_width}"
+            raise Misfit(f"render() gave a picture of {sizes}, expected one size in a film")
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(picture.data)
@@ -91,10 +102,44 @@ class Film:
         return OSError(f"cannot write {self.path}: {(said or b'').decode(errors='replace').strip() or 'ffmpeg ended'}")
 
 
-def as_picture(picture: np.ndarray) -> np.ndarray:
-    """Bytes `[H, W, 3]`, enlarged where it is tiny (MinAtar's is 10 x 10), with even sides as codecs want them."""
+def read_picture(given: Any) -> np.ndarray:
+    """What a renderer gave as numbers `[H, W, 3]`, or 1 in place of 3 for grey.
+
+    Raises:
+        Misfit: it is no picture.
+    """
+    expected = "expected numbers of shape [height, width, 3] (or 4 with alpha, 1 or none for grey)"
+    try:
+        pixels = np.asarray(given)
+    except Exception as error:  # whatever else a renderer may give
+        raise Misfit(f"render() gave {show(given)}, {expected}") from error
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    is_picture = pixels.ndim == 3 and pixels.shape[-1] in (1, 3, 4) and pixels.dtype.kind in "biuf" and pixels.size
+    if not is_picture:
+        raise Misfit(f"render() gave {show(given)}, {expected}")
+    return pixels[..., :3]
+
+
+def white_of(pixels: np.ndarray) -> float:
+    """The number that is white: 255, or 1 of flags and of floats among which none is larger."""
+    if pixels.dtype.kind == "f":
+        return 255.0 if np.nanmax(pixels, initial=0.0) > 1.0 else 1.0
+    return 1.0 if pixels.dtype.kind == "b" else 255.0
+
+
+def as_picture(given: Any, white: float | None = None) -> np.ndarray:
+    """Bytes `[H, W, 3]`, enlarged where it is tiny (MinAtar's is 10 x 10), with even sides as codecs want them.
+
+    Args:
+        given: what a renderer gave (see `read_picture`).
+        white: the number that is white; None goes by this picture alone (see `white_of`).
+    """
+    picture = read_picture(given)
     if picture.dtype != np.uint8:
-        picture = (picture.clip(0.0, 1.0) * 255).astype(np.uint8)
+        scale = 255.0 / (white_of(picture) if white is None else white)
+        picture = (np.nan_to_num(picture) * scale).clip(0.0, 255.0).astype(np.uint8)
+    if picture.shape[2] == 1:
+        picture = picture.repeat(3, 2)
     factor = -(-SMALLEST_SIDE // min(picture.shape[:2]))
     if factor > 1:
         picture = picture.repeat(factor, 0).repeat(factor, 1)
@@ -224,7 +269,7 @@ def filming(envs: Any, quota: Sequence[int], films: Mapping[int, str | Path]) ->
         return
     if envs.get_attr("render_mode", [0])[0] != "rgb_array":
         raise UsageError("films need environments made with render_mode='rgb_array'")
-    fps = envs.get_attr("metadata", [0])[0].get("render_fps") or DEFAULT_FPS
+    fps = frame_rate(envs.get_attr("metadata", [0])[0])
     ends = np.cumsum(quota)
     chosen: dict[int, dict[int, Film]] = {}
     for episode, path in films.items():
@@ -246,13 +291,9 @@ def filming(envs: Any, quota: Sequence[int], films: Mapping[int, str | Path]) ->
 def _try(render: Callable[[], np.ndarray]) -> np.ndarray:
     """A picture at the start of a run, when what is missing for pictures shows."""
     try:
-        picture = render()
+        return read_picture(render()).copy()  # the next one may be drawn in the same place
     except Exception as error:  # every simulator has its own way of saying that it cannot draw here
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"--capture-video: no picture can be drawn: {reason}") from error
-    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
-        raise UsageError(f"--capture-video: no picture can be drawn: render() gave {type(picture).__name__}")
-    return picture
+        raise UsageError(f"--capture-video: no picture can be drawn: {reason(error)}") from error
 
 
 def _ffmpeg() -> str:
