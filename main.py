@@ -118,6 +118,7 @@ def build(args: arguments.RunConfig) -> Iterator[Parts]:
         if (folder := checkpoint.continued_folder(args.log)) is not None:
             stack.enter_context(claim(folder))  # before it is read: nobody else goes on with it
         resumed = checkpoint.load(args.log.resume) if args.log.resume is not None else None
+        as_before = resumed is None or continues(args, resumed)
         if resumed is not None and resumed["normalizer"] is None:
             args = dataclasses.replace(args, env=dataclasses.replace(args.env, normalize_env=False))
         steps = resumed["collector"]["env_steps"] if resumed is not None else 0
@@ -134,7 +135,7 @@ def build(args: arguments.RunConfig) -> Iterator[Parts]:
                 collector = algorithm.make_collector(envs, storage)
         except EnvironmentCrash as error:  # in the first reset, before anything exists
             raise UsageError(f"--env-name {args.env.env_name}: {error}") from error
-        settings, as_before = arguments.to_plain(args), resumed is None or continues(args, resumed)
+        settings = arguments.to_plain(args)
         run = Run(args.log, settings, algorithm, collector, envs.normalizer, resumed, envs.camera, as_before=as_before)
         stack.callback(run.close)
         told = [*remarks(args.env, envs), *algorithm.remarks()]

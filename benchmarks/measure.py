@@ -88,7 +88,8 @@ def parse(cell: Cell, options: argparse.Namespace, log_dir: str) -> arguments.Ru
     common = ["--seed", str(options.seed), "--torch-threads", str(options.threads), "--num-env-steps", str(FOREVER)]
     if options.num_envs is not None:
         common += ["--num-processes", str(options.num_envs)]
-    args = arguments.parse([*cell.flags.split(), *common, "--log-dir", log_dir, "--save-dir", ""])
+    place = ["--log-dir", log_dir] if log_dir else []
+    args = arguments.parse([*cell.flags.split(), *common, *place, "--save-dir", ""])
     args.cuda = options.device == "cuda"
     if args.log.eval_interval is not None:
         args.log.eval_interval = FOREVER  # the peer evaluates nothing

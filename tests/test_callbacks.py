@@ -32,8 +32,8 @@ class Walk(gym.Env):
         return self.walker.place.astype(np.float32), 0.5, self.t == self.length, False, {}
 
 
-gym.register("Walk-v0", entry_point=Walk)
-WALK = "tests.test_callbacks:Walk-v0"
+gym.register("WalkAndLook-v0", entry_point=Walk)
+WALK = "tests.test_callbacks:WalkAndLook-v0"
 
 
 def gather(agent, envs, rnn_hxs, obs, action, reward, done, data, stack=False, first=False):

@@ -121,6 +121,9 @@ class Stepper:
             return False
         restored = tuple(to_tensor(state[name], self.device) for name in ("obs", "signals", "carry", "masks"))
         tree_map(_check_shape, (self.obs, self.signals, self.carry, self.masks), restored)
+        original = state.get("original") if self.original is not None else None
+        if original is not None and self.original is not None:
+            tree_map(_check_shape, to_tensor(self.original[0]), to_tensor(original))
         try:
             self.envs.set_state(state["envs"])
         except UnreadableState as error:
@@ -128,7 +131,7 @@ class Stepper:
             self.begin()
             return False
         self.obs, self.signals, self.carry, self.masks = restored
-        if (original := state.get("original")) is not None:
+        if original is not None:
             self.original = tree_map(np.asarray, original), None, None
         return True
 

@@ -229,10 +229,10 @@ class BC(Algorithm):
     def read_observations(self, demonstrations: Demonstrations, normalizer: Normalizer | None) -> None:
         """The part of `imitate` that needs no actions."""
         self.demonstrations, self.normalizer = demonstrations, normalizer
-        held_out = hold_out(demonstrations.episodes, self.config.validation, demonstrations.seed)
-        self.training, self.held_out = (torch.from_numpy(np.flatnonzero(chosen)) for chosen in (~held_out, held_out))
+        out = hold_out(demonstrations.episodes, self.config.validation, demonstrations.seed)
+        self.training, self.held_out = (torch.from_numpy(np.flatnonzero(chosen)) for chosen in (~out, out))
         if normalizer is not None:
-            normalizer.learn_from(demonstrations.select(~held_out).obs)
+            normalizer.learn_from(demonstrations.select(~out).obs)
             normalizer.training = False
 
     def seen(self, obs: Tree) -> Tree:

@@ -11,7 +11,6 @@ and rewards are normalized, they are kept as the environments gave them and norm
 stored early and what was stored late is then told by the same, present statistics.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from a2c_ppo_acktr.interfaces import EnvSpaces, Step, Tree
 from a2c_ppo_acktr.spaces import assign, index, is_image, leaf_shape, select, space_map, torch_dtype, tree_map
-from a2c_ppo_acktr.utils import Diverged
 
 
 class Slots:
@@ -60,16 +58,10 @@ class Slots:
         """Append one step; returns the rows `[N]` that it was written to.
 
         Afterwards `cursor: [N]` is the slot of the observation that each environment stands at.
-
-        Raises:
-            Diverged: a reward is no number; a distribution of returns would hide it in its outermost atom.
         """
         step = step if self.normalizer is None else step.as_given()
         if not self.standing:
             self._begin(step)
-        if not math.isfinite(np.add.reduce(step.reward)) and not np.isfinite(step.reward).all():
-            env = int(np.flatnonzero(~np.isfinite(step.reward))[0])
-            raise Diverged(f"the reward of environment {env} is {step.reward[env]}, of which nothing can be learned")
         at, after = self.row(self.cursor, self.envs), self.row(self.cursor + 1, self.envs)
         assign(self.action_views, at, tree_map(_array, step.action))
         self.rewards[at], self.terminated[at] = step.reward, step.terminated
