@@ -114,8 +114,8 @@ class Fit:
 
     def begin(self) -> None:
         """Go on from the present parameters, for as many epochs as the first time."""
-        self.epochs, self.waited, self.finished = 0, 0, False
-        self.best, self.best_parameters, self.last_parameters = math.inf, torch.zeros(0), torch.zeros(0)
+        self.epochs, self.waited, self.finished, self.best = 0, 0, False, math.inf
+        self.best_parameters = self.last_parameters = torch.zeros(0)
 
     def epoch(self, training: Tensor, held_out: Tensor) -> dict[str, Any]:
         """Learn from every step once; `finished` says whether that was the last time.
@@ -124,8 +124,7 @@ class Fit:
             training: `[S]` int64, the steps to learn from.
             held_out: `[V]` int64, the steps that say when to stop; without them it is after `--epochs`.
 
-        Returns:
-            Metrics, by the last part of their tags.
+        Returns: metrics, by the last part of their tags.
         """
         config, sums = self.config, dict.fromkeys(("loss", "entropy", "grad_norm"), 0.0)
         for rows in torch.randperm(len(training)).tensor_split(math.ceil(len(training) / config.batch_size)):
@@ -152,7 +151,6 @@ class Fit:
         self.begin()
         if len(held_out) > 0:
             self.compare(held_out)
-        metrics: dict[str, Any] = {}
         while not self.finished:
             metrics = self.epoch(training, held_out)
         return metrics
