@@ -67,7 +67,13 @@ def count(array: Any) -> Any:
     return torch.arange(len(array), device=array.device)
 
 
-def set_gradient(flat: nn.Parameter, loss: Tensor, max_norm: float = math.inf, frozen: Tensor | None = None) -> Any:
+def set_gradient(
+    flat: nn.Parameter,
+    loss: Tensor,
+    max_norm: float = math.inf,
+    frozen: Tensor | None = None,
+    inputs: list[nn.Parameter] | None = None,
+) -> Any:
     """Set the gradient of a flat parameter to that of `loss`, scaled down to `max_norm`; returns its norm before.
 
     Args:
@@ -75,10 +81,11 @@ def set_gradient(flat: nn.Parameter, loss: Tensor, max_norm: float = math.inf, f
         loss: a scalar with its graph.
         max_norm: bound of the norm.
         frozen: places whose gradient is 0.
+        inputs: the parameters that get a gradient, where the loss depends on others too.
     """
     assert flat.grad is not None
     flat.grad.zero_()
-    loss.backward()
+    loss.backward(inputs=inputs)
     if frozen is not None:
         flat.grad[frozen] = 0.0
     return clip_grad_norm(flat, max_norm)

@@ -7,6 +7,17 @@ Q_LEARNING = {
     "--epsilon-end 0.07",
 }
 
+ZOO_DETERMINISTIC = "--lr 1e-3 --hidden-size 400 300 --learning-starts 10_000"
+TWENTY_UPDATES = "--update-to-data 20 --policy-delay 20 --learning-starts 5_000"
+MAXIMUM_ENTROPY = {
+    # Stable-Baselines3's RL Zoo: Pendulum-v1, LunarLanderContinuous-v3, BipedalWalker-v3 without gSDE, MuJoCo
+    "pendulum": "--lr 1e-3 --learning-starts 100",
+    "lunar-lander": "--lr 7.3e-4 --use-linear-lr-decay --tau 0.01 --hidden-size 400 300",
+    "bipedal-walker": "--lr 7.3e-4 --gamma 0.98 --tau 0.02 --buffer-size 300_000 --num-steps 64 --eval-interval 160 "
+    "--hidden-size 400 300",
+    "mujoco": "",
+}
+
 PRESETS: dict[str, dict[str, str]] = {
     "a2c": {
         # Stable-Baselines3's RL Zoo, CartPole-v1
@@ -38,6 +49,37 @@ PRESETS: dict[str, dict[str, str]] = {
         # our own, for Navigation-v0 with a GRU or without; 300k steps are enough
         "navigation": "--use-gae --use-proper-time-limits --no-normalize-env --num-processes 16 --num-steps 128 "
         "--num-mini-batch 4 --lr 1e-3 --use-linear-lr-decay",
+    },
+    "ddpg": {
+        # Stable-Baselines3's RL Zoo, Pendulum-v1
+        "pendulum": f"--gamma 0.98 {ZOO_DETERMINISTIC} --buffer-size 200_000",
+        # the same, MuJoCo
+        "mujoco": ZOO_DETERMINISTIC,
+        # Lillicrap et al. 2016, but for what `algo/ddpg.py` lists
+        "paper": "--lr 1e-3 --actor-lr 1e-4 --tau 0.001 --batch-size 64 --hidden-size 400 300 "
+        "--critic-weight-decay 0.01 --noise ou --exploration-noise 0.2 --learning-starts 1_000",
+    },
+    "td3": {
+        # Stable-Baselines3's RL Zoo, Pendulum-v1
+        "pendulum": f"--gamma 0.98 {ZOO_DETERMINISTIC} --buffer-size 200_000",
+        # the same, MuJoCo
+        "mujoco": ZOO_DETERMINISTIC,
+        # the same, PyBullet
+        "pybullet": "--lr 7e-4 --gamma 0.98 --buffer-size 200_000 --learning-starts 10_000 --hidden-size 400 300",
+        # Fujimoto et al. 2018
+        "paper": "--lr 1e-3 --hidden-size 400 300 --batch-size 100 --learning-starts 10_000",
+    },
+    "sac": MAXIMUM_ENTROPY
+    | {
+        # Chen et al. 2021, REDQ
+        "redq": f"--num-critics 10 --min-critics 2 --policy-value mean {TWENTY_UPDATES}",
+        # Hiraoka et al. 2022, DroQ, with the dropout of SBX
+        "droq": f"--critic-dropout 0.01 --critic-layer-norm {TWENTY_UPDATES}",
+    },
+    "tqc": MAXIMUM_ENTROPY,
+    "crossq": {
+        # Stable-Baselines3's RL Zoo, Pendulum-v1
+        "pendulum": "--policy-delay 2 --learning-starts 100",
     },
     **{algo: Q_LEARNING for algo in ("dqn", "c51", "qr_dqn", "iqn", "rainbow")},
 }

@@ -12,6 +12,8 @@ from a2c_ppo_acktr.algo.base import Algorithm, AlgorithmConfig
 from a2c_ppo_acktr.algo.bc import BC
 from a2c_ppo_acktr.algo.bco import BCO
 from a2c_ppo_acktr.algo.c51 import C51
+from a2c_ppo_acktr.algo.crossq import CrossQ
+from a2c_ppo_acktr.algo.ddpg import DDPG
 from a2c_ppo_acktr.algo.dqn import DQN
 from a2c_ppo_acktr.algo.gail import GAIL, GAILConfig
 from a2c_ppo_acktr.algo.iqn import IQN
@@ -19,6 +21,9 @@ from a2c_ppo_acktr.algo.ppo import PPO
 from a2c_ppo_acktr.algo.qr_dqn import QRDQN
 from a2c_ppo_acktr.algo.r2d1 import R2D1
 from a2c_ppo_acktr.algo.rainbow import Rainbow
+from a2c_ppo_acktr.algo.sac import SAC
+from a2c_ppo_acktr.algo.td3 import TD3
+from a2c_ppo_acktr.algo.tqc import TQC
 from a2c_ppo_acktr.flags import check_flags
 from a2c_ppo_acktr.interfaces import EnvSpaces
 from a2c_ppo_acktr.spaces import UnsupportedSpace, leaf_shape, space_map, torch_dtype
@@ -35,6 +40,11 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "iqn": IQN,
     "rainbow": Rainbow,
     "r2d1": R2D1,
+    "ddpg": DDPG,
+    "td3": TD3,
+    "sac": SAC,
+    "tqc": TQC,
+    "crossq": CrossQ,
     "bc": BC,
     "bco": BCO,
 }

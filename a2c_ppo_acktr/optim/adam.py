@@ -20,11 +20,21 @@ class Adam(torch.optim.Adam):
         flat: the parameter, with its gradient (see `arrays.flatten_parameters`).
         lr: learning rate.
         eps: epsilon.
+        betas: of the two moments.
+        weight_decay: times the parameters, is added to the gradient.
     """
 
-    def __init__(self, flat: nn.Parameter, *, lr: float, eps: float) -> None:
-        super().__init__([flat], lr=lr, eps=eps, fused=True)
-        self.small = flat.device.type == "cpu" and flat.numel() <= LARGEST
+    def __init__(
+        self,
+        flat: nn.Parameter,
+        *,
+        lr: float,
+        eps: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__([flat], lr=lr, eps=eps, betas=betas, weight_decay=weight_decay, fused=True)
+        self.small = flat.device.type == "cpu" and flat.numel() <= LARGEST and weight_decay == 0.0
         zeros = {name: torch.zeros_like(flat.data) for name in ("exp_avg", "exp_avg_sq")}
         self.state[flat] = {"step": torch.tensor(0.0, device=flat.device)} | zeros
         if self.small:
