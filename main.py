@@ -70,9 +70,12 @@ def train(args: arguments.RunConfig) -> Generator[Progress, None, None]:
     It touches nothing that the whole process shares but random generators, which it draws from and does not seed (see
     `prepare_process`), and how Ctrl-C is handled, within an update where it is Python's own way.
     """
-    with build(args) as parts:
+    with build(args) as parts, ctrl_c_waits() as ctrl_c:
         try:
-            yield from loop(parts)
+            for progress in loop(parts):
+                ctrl_c.boundary(True)
+                yield progress
+                ctrl_c.boundary(False)
         except (GeneratorExit, KeyboardInterrupt, Interrupted):
             parts.run.finish(interrupted=True)
             raise
@@ -91,11 +94,10 @@ def loop(parts: Parts) -> Iterator[Progress]:
     if run.evaluation_due():  # a resumed run was stopped in it
         run.record_evaluation(*evaluate_now(args, algorithm, envs, run))
     while not algorithm.finished and collector.env_steps < args.num_env_steps:
-        with ctrl_c_waits():
-            run.begin_update()
-            algorithm.schedule(collector.env_steps, args.num_env_steps)
-            episodes = collector.collect()
-            learn(parts, episodes)
+        run.begin_update()
+        algorithm.schedule(collector.env_steps, args.num_env_steps)
+        episodes = collector.collect()
+        learn(parts, episodes)
         if run.evaluation_due():
             run.record_evaluation(*evaluate_now(args, algorithm, envs, run))
         run.save_due()

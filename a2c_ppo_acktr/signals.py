@@ -1,10 +1,9 @@
 """What Ctrl-C and SIGTERM do: end a program where it is whole. It imports nothing that takes time."""
 
-import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 3.0
@@ -50,6 +49,8 @@ class StopOnSignals:
     ) -> None:
         self.signals, self.patience, self.error = signals, patience, error
         self.requested: int | None = None
+        self.at_once = False
+        """Whether the program stands at a boundary, so that there is nothing to wait for."""
         self.late = False
         self.timer: threading.Timer | None = None
 
@@ -60,7 +61,7 @@ class StopOnSignals:
 
     def __exit__(self, *exception: object) -> None:
         self.boundary_reached()
-        for signum, handler in self.previous.items():
+        for signum, handler in self.previous.items() if in_main_thread() else ():
             signal.signal(signum, handler)
 
     def boundary_reached(self) -> None:
@@ -69,7 +70,16 @@ class StopOnSignals:
             self.timer.cancel()
             self.timer = None
 
+    def boundary(self, standing: bool) -> None:
+        """The program comes to a boundary, where a signal that waited is raised, or leaves it (not `standing`)."""
+        self.at_once = standing
+        if standing and self.requested is not None:
+            self.boundary_reached()
+            raise self.error(self.requested)
+
     def _request(self, signum: int, frame: object) -> None:
+        if self.at_once:
+            raise self.error(signum)
         late, self.late = self.late, False
         if self.requested is None:
             self.requested = signum
@@ -85,16 +95,10 @@ class StopOnSignals:
         signal.pthread_kill(threading.main_thread().ident or 0, signum)
 
 
-@contextlib.contextmanager
-def ctrl_c_waits() -> Iterator[None]:
-    """Let KeyboardInterrupt wait for the end of the block, which leaves something whole; 3 s long, or till a second.
+def ctrl_c_waits() -> StopOnSignals:
+    """Lets KeyboardInterrupt wait for the next `boundary`, which leaves something whole; 3 s long, or till a second.
 
     It does nothing where somebody else handles Ctrl-C, and outside the main thread.
     """
-    if not in_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    with StopOnSignals((signal.SIGINT,), error=KeyboardInterrupt) as stop:
-        yield
-    if stop.requested is not None:
-        raise KeyboardInterrupt
+    is_pythons = in_main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return StopOnSignals((signal.SIGINT,) if is_pythons else (), error=KeyboardInterrupt)

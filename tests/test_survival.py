@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import main
 from a2c_ppo_acktr import arguments, process
+from a2c_ppo_acktr.algo import ALGORITHMS
 from a2c_ppo_acktr.run import checkpoint
 from a2c_ppo_acktr.run.run import Run
 from a2c_ppo_acktr.signals import Interrupted, StopOnSignals
@@ -457,19 +458,31 @@ def test_ctrl_c_in_a_loop_of_the_users_own_saves_at_the_end_of_the_update():
         seen.append(progress.update)
         if progress.update == 3:
             break
-    update = type(training.gi_yieldfrom.gi_frame.f_locals["algorithm"]).update
+    kind = ALGORITHMS["a2c"]
+    update = kind.update
 
     def pressed(learner, storage):
         os.kill(os.getpid(), signal.SIGINT)
         return update(learner, storage)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(type(training.gi_yieldfrom.gi_frame.f_locals["algorithm"]), "update", pressed)
+        patch.setattr(kind, "update", pressed)
         for progress in training:
             seen.append(progress.update)
     assert seen == [1, 2, 3]
     assert final_state(Path("run"))["update"] == 4
     assert final_state(Path("run"))["collector"]["stepper"]["envs"] is not None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_between_the_updates_of_a_loop_ctrl_c_is_not_kept_waiting():
+    training = main.train(arguments.parse(f"{A2C} --num-env-steps 1e6 --log-dir run".split()))
+    next(training)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    training.close()
+    assert final_state(Path("run"))["update"] == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_cores_that_a_process_may_not_use_are_not_counted(monkeypatch, tmp_path):
