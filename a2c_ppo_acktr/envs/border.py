@@ -63,7 +63,7 @@ class Border(gym.Wrapper):
             raise _wrong_parts("step", result, 5)
         obs, reward, terminated, truncated, info = result
         if type(reward) is not float:
-            reward = _number(reward)
+            reward = float(reward) if isinstance(reward, float) else _number(reward)  # NumPy's are floats, too
         if not math.isfinite(reward):
             raise Misfit(f"reward is {reward}, expected a finite number")
         if type(terminated) is not bool:
