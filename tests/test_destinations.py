@@ -218,3 +218,10 @@ def test_names_that_the_locale_does_not_know_are_one_line(trained, tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("program", [evaluate, enjoy])
+def test_a_home_of_nobodys_is_no_checkpoint(program, capsys):
+    assert program.main(["--load-dir", "~nosuchuser"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--load-dir ~nosuchuser: " in line

@@ -108,3 +108,11 @@ def test_a_tensor_that_claims_more_than_its_file_holds_is_refused(tmp_path):
     contents["states"] = torch.zeros(1, 1, 2).expand(3, 10**13, 2)
     torch.save(contents, tmp_path / "wide.pt")
     assert "GB are free" in defect(tmp_path / "wide.pt")
+
+
+def test_rewards_that_are_no_list_are_said_in_one_line(tmp_path):
+    with np.load("gail_experts/trajs_cartpole.npz", allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file if name != "actions"}
+    np.savez(tmp_path / "bad.npz", **arrays | {"rewards": np.float32(1.0)})
+    with pytest.raises(UsageError, match=r"bad\.npz: cannot be read: TypeError"):
+        experts.load(tmp_path / "bad.npz")

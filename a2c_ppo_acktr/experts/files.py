@@ -201,7 +201,7 @@ def _read_npz(path: str | Path) -> tuple[list[Trajectory], dict[str, Any]]:
         names, stacked, final = meta["obs"], meta["frame_stack"], meta.get("final_obs", True)
         obs = _find_leaves(names, archive)
         arrays = {name: archive[name] for name in KINDS if name in archive.sizes}
-    arrays.setdefault(ACTIONS, nothing(len(arrays["rewards"])))
+        arrays.setdefault(ACTIONS, nothing(len(arrays["rewards"])))
     if head != (FORMAT, VERSION):
         fail(path, f"of format {head}, this program reads {(FORMAT, VERSION)}")
     leaves: dict[str, np.ndarray] = {}

@@ -227,7 +227,7 @@ def find(load_dir: str | Path, env_name: str | None, flag: str = "--load-dir") -
     Raises:
         UsageError: there is none.
     """
-    place = Path(load_dir).expanduser()
+    place = Path(os.path.expanduser(load_dir))  # as it is where there is no such user
     if place.is_file():
         return place
     if (place / "checkpoints").is_dir():
